@@ -1,0 +1,44 @@
+r"""What travels together through objectives, maps and networks: clean samples and what is known about them."""
+
+__all__ = ["Batch", "Conditions"]
+
+from dataclasses import dataclass
+from torch import Tensor
+
+from .random import Draws
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a network is told about each sample besides its noisy state and times.
+
+    Arguments:
+        label: The class, with shape (B,) and int64; the number of classes stands for "none"; absent without classes.
+        mask: Ones for real positions and zeros for padding, with shape (B, L...); absent where nothing is padded.
+        dropout: Where dropout masks are drawn from; absent switches dropout off.
+    """
+
+    label: Tensor | None = None
+    mask: Tensor | None = None
+    dropout: Draws | None = None
+
+    def take(self, rows: Tensor) -> "Conditions":
+        """Returns the conditions of some of the rows."""
+        return Conditions(*(None if part is None else _rows(part, rows) for part in (self.label, self.mask, self.dropout)))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clean samples in the model's space.
+
+    Arguments:
+        x: The samples, with shape (B, *).
+        cond: Their conditions.
+    """
+
+    x: Tensor
+    cond: Conditions = Conditions()
+
+
+def _rows(part: Tensor | Draws, rows: Tensor) -> Tensor | Draws:
+    return part.take(rows) if isinstance(part, Draws) else part[rows]

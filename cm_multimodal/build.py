@@ -1,0 +1,82 @@
+r"""Building parts from configuration: names and numbers in, value objects out.
+
+A mapping with a `name` becomes the class of that name among those its place allows, its other keys the constructor's
+arguments; nothing is ever imported by a path that a configuration gives.
+"""
+
+__all__ = ["build_flow_map", "build_objective", "build_part", "plain"]
+
+import inspect
+
+from collections.abc import Mapping
+from torch import nn
+from typing import Any
+
+from . import derivatives, ema, losses, maps, times
+from .errors import UsageError, nearest
+from .objectives import OBJECTIVES, Objective, sources
+from .paths import PATHS, build_path
+
+MEASURES = {
+    "log_normal": times.LogNormal, "logit_normal": times.LogitNormal, "uniform": times.Uniform, "grid": times.Grid,
+    "triangle": times.Triangle,
+}  # fmt: skip
+PARTS: dict[str, dict[str, Any]] = {
+    "times": MEASURES,
+    "measure": MEASURES,
+    "metric": {"l2": losses.L2, "pseudo_huber": losses.PseudoHuber, "cross_entropy": losses.CrossEntropy},
+    "weight": {"adaptive": losses.AdaptiveWeight},
+    "curriculum": {"easy": times.EasyCurriculum},
+    "derivative": derivatives.DERIVATIVES,
+    "source": {"conditional": sources.Conditional, "model_diagonal": sources.ModelDiagonal},
+    "ema": ema.DECAYS,
+    "path": PATHS,
+    "scaling": maps.SCALINGS,
+    "objective": OBJECTIVES,
+}
+
+
+def build_part(place: str, config: Mapping[str, Any]) -> Any:
+    """Builds what a mapping names, and what it holds.
+
+    Arguments:
+        place: The key that the mapping stands under, such as 'times' or 'metric'.
+        config: A `name` and the constructor's arguments.
+
+    Raises:
+        UsageError: A name or an argument is unknown, or a value does not fit.
+    """
+    arguments = dict(config)
+    name = arguments.pop("name", None)
+    kinds = PARTS[place]
+    if name not in kinds:
+        raise UsageError(f"There is no {place} '{name}'; {nearest(str(name), kinds)}")
+    known = inspect.signature(kinds[name].__init__).parameters.keys() - {"self"}
+    for key, value in arguments.items():
+        if key not in known:
+            raise UsageError(f"The {place} '{name}' has no setting '{key}'; {nearest(key, known)}")
+        if isinstance(value, Mapping):
+            arguments[key] = build_part(key, value)
+    try:
+        return kinds[name](**arguments)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"The {place} '{name}' cannot be made: {error}.") from error
+
+
+def build_objective(config: Mapping[str, Any]) -> Objective:
+    """Builds an objective; its `scaling` belongs to the map and is left out."""
+    return build_part("objective", {key: value for key, value in config.items() if key != "scaling"})
+
+
+def build_flow_map(
+    net: nn.Module, path: str, scaling: str, sigma_data: float, learned: frozenset[str], precision: maps.Precision
+) -> maps.FlowMap:
+    """Builds a map around a network from the names of its path and scaling."""
+    return maps.FlowMap(
+        net, build_path(path, sigma_data), build_part("scaling", {"name": scaling}), sigma_data, learned, precision
+    )
+
+
+def plain(value: Any) -> Any:
+    """Returns lists as tuples, all the way down: configuration values for frozen dataclasses."""
+    return tuple(plain(item) for item in value) if isinstance(value, list | tuple) else value

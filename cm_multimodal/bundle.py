@@ -1,0 +1,165 @@
+r"""The bundle: what a user shares of a trained map. Two files, no pickle.
+
+    bundle.json           what the map is: modality, tensors, network, path, scaling, what was learned
+    weights.safetensors   the averaged weights
+
+The JSON is read against a fixed schema, its names against the registries; it never names an import path, and sizes are
+bounded before anything is allocated. Each checkpoint of a run is a bundle too, with the training state beside it.
+"""
+
+__all__ = ["Bundle", "Card", "read_bundle", "read_card", "write_bundle"]
+
+import dataclasses
+import json
+import math
+import safetensors.torch
+import torch
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from safetensors import SafetensorError
+from torch import Tensor
+from typing import Any
+
+from .build import PARTS, build_flow_map
+from .errors import DataError, UserError
+from .maps import FlowMap, Precision
+from .modality import Modality, TensorSpec, find_modality
+
+CARD, WEIGHTS = "bundle.json", "weights.safetensors"
+FORMAT = 1
+LIMITS = {"card bytes": 1 << 20, "elements of a sample": 1 << 28, "parameters": 1 << 34, "classes": 100_000}
+LEARNED = {"diagonal", "edge", "triangle"}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a map is, in names and numbers.
+
+    Arguments:
+        modality: The name of its modality.
+        spec: The shape, scale and classes of its tensors.
+        net: The network's configuration.
+        path: The name of its path.
+        scaling: The name of its scaling.
+        two_times: Whether the network is told the target time.
+        learned: Which parts of the map were learned.
+        objective: The name of its objective.
+        chunk: The number of samples that generation computes at a time.
+        samples_seen: The training samples seen.
+    """
+
+    modality: str
+    spec: TensorSpec
+    net: Mapping[str, Any]
+    path: str
+    scaling: str
+    two_times: bool
+    learned: tuple[str, ...]
+    objective: str
+    chunk: int = 64
+    samples_seen: int = 0
+
+    def to_json(self) -> str:
+        """Returns the text of `bundle.json`."""
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1) + "\n"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A map that is ready to use, and the modality that gives its tensors a meaning."""
+
+    card: Card
+    flow_map: FlowMap
+    modality: Modality
+
+
+def write_bundle(card: Card, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Writes the two files into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    safetensors.torch.save_file(tensors, folder / WEIGHTS)
+    (folder / CARD).write_text(card.to_json())
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Reads a bundle.
+
+    Raises:
+        DataError: A file is missing, damaged or not what a bundle holds.
+    """
+    card = read_card(folder)
+    try:
+        weights = safetensors.torch.load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"The weights of the bundle '{folder}' cannot be read: {error}.") from error
+    modality = find_modality(card.modality)(card.spec)
+    flow_map = empty_map(card, modality)
+    try:
+        flow_map.net.load_state_dict(weights, strict=True, assign=True)
+    except RuntimeError as error:
+        raise DataError(f"The weights of the bundle '{folder}' do not fit its network: {error}.") from error
+    flow_map.net.to(torch.float32)
+    return Bundle(card, flow_map.eval().requires_grad_(False), modality)
+
+
+def empty_map(card: Card, modality: Modality, precision: Precision = Precision()) -> FlowMap:
+    """Builds the map of a card, its network fresh."""
+    with torch.device("meta"):
+        size = sum(p.numel() for p in modality.net(card.net, card.two_times).parameters())
+    if size > LIMITS["parameters"]:
+        raise DataError(f"The bundle's network would have {size:,} parameters, more than the limit.")
+    net = modality.net(card.net, card.two_times)
+    return build_flow_map(
+        net, card.path, card.scaling, card.spec.sigma_data, frozenset(card.learned), precision
+    )
+
+
+def read_card(folder: Path) -> Card:
+    """Reads and checks `bundle.json`."""
+    file = folder / CARD
+    try:
+        if file.stat().st_size > LIMITS["card bytes"]:
+            raise DataError(f"'{file}' is too large to be a bundle's description.")
+        raw = json.loads(file.read_text())
+        return _card(raw)
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"'{file}' cannot be read: {error}.") from error
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise DataError(f"'{file}' does not describe a bundle: {error}.") from error
+
+
+def _card(raw: Any) -> Card:
+    if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:
+        raise ValueError(f"it is not of format {FORMAT}")
+    spec = raw.pop("spec")
+    if not isinstance(spec, dict):
+        raise ValueError("'spec' is not a mapping")
+    shape, classes = tuple(spec.pop("shape")), tuple(spec.pop("classes", ()))
+    card = Card(
+        spec=TensorSpec(shape=shape, classes=classes, **spec), learned=tuple(raw.pop("learned")), **raw
+    )
+    _check(card)
+    return card
+
+
+def _check(card: Card) -> None:
+    """Bounds every number and looks up every name before anything is built."""
+    shape, sigma = card.spec.shape, card.spec.sigma_data
+    checks = {
+        "its shape": all(type(n) is int and n > 0 for n in shape) and math.prod(shape) <= LIMITS["elements of a sample"],
+        "its sigma_data": isinstance(sigma, float) and math.isfinite(sigma) and sigma > 0,
+        "its classes": len(card.spec.classes) <= LIMITS["classes"] and all(isinstance(c, str) for c in card.spec.classes),
+        "its chunk": type(card.chunk) is int and 0 < card.chunk <= 65_536,
+        "its path": card.path in PARTS["path"],
+        "its scaling": card.scaling in PARTS["scaling"],
+        "what it learned": set(card.learned) <= LEARNED,
+        "its times": isinstance(card.two_times, bool),
+        "its network": isinstance(card.net, dict) and "_target_" not in card.net,
+    }
+    for what, right in checks.items():
+        if not right:
+            raise ValueError(f"{what} is not valid")

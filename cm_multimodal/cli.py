@@ -1,0 +1,85 @@
+r"""The program `cmm`: verbs as a person would say them, then options as key=value."""
+
+__all__ = ["main"]
+
+import importlib
+import os
+import sys
+
+from collections.abc import Sequence
+
+from .errors import UsageError, UserError, nearest
+
+VERBS = {
+    "train": "trains a run; the same command again goes on with it",
+    "sample": "draws samples from a run or a bundle",
+    "evaluate": "scores a run or a bundle, step by step",
+    "export": "writes the bundle to share",
+    "doctor": "says what this machine can do",
+}
+EXAMPLES = {
+    "train": ("experiment=image/digits name=first", "data=folder data.folder=my/pictures name=mine"),
+    "sample": ("run=runs/first steps=2 n=64 seed=0", "run=runs/first solver=euler steps=100 label=3"),
+    "evaluate": ("run=runs/first steps=[1,2,4,8]", "run=runs/first steps=[1,2] diagonal=[2,100]"),
+    "export": ("run=runs/first out=bundle/",),
+    "doctor": ("",),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the program and returns its exit code.
+
+    Arguments:
+        arguments: The words after `cmm`; those of the command line unless given.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        print(importlib.import_module("importlib.metadata").version("cm-multimodal"))
+        return 0
+    try:
+        return _run(words[0], words[1:])
+    except UserError as error:
+        print(f"cmm: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("cmm: stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(verb: str, words: list[str]) -> int:
+    if verb not in VERBS:
+        raise UsageError(f"There is no command '{verb}'; {nearest(verb, VERBS)}")
+    if any(word in ("--help", "-h") for word in words):
+        print(_verb_help(verb))
+        return 0
+    for word in words:
+        if "=" not in word:
+            raise UsageError(f"'{word}' is not of the form key=value; see cmm {verb} --help.")
+    from .config import compose
+
+    config = compose(verb, words)
+    importlib.import_module(f".commands.{verb}", __package__).run(config)
+    return 0
+
+
+def _help() -> str:
+    rows = "\n".join(f"  {verb:10} {what}" for verb, what in VERBS.items())
+    return f"cmm: few-step generators, learned from scratch\n\n{rows}\n\n  cmm VERB --help shows the options of one of them."
+
+
+def _verb_help(verb: str) -> str:
+    from pathlib import Path
+
+    inside = Path(__file__).parent / "configs"
+    root = inside if inside.is_dir() else Path(__file__).parents[1] / "configs"
+    examples = "\n".join(f"  cmm {verb} {words}" for words in EXAMPLES[verb])
+    options = "".join(f"  {line}\n" for line in (root / f"{verb}.yaml").read_text().splitlines())
+    known = sorted(str(f.relative_to(root / "experiment").with_suffix("")) for f in (root / "experiment").rglob("*.yaml"))
+    more = f"\nexperiments: {', '.join(known)}" if verb == "train" else ""
+    return f"cmm {verb}: {VERBS[verb]}\n\n{examples}\n\noptions and their defaults:\n{options}{more}".rstrip()

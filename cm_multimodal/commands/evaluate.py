@@ -1,0 +1,32 @@
+r"""cmm evaluate: scores a run or a bundle against its test set."""
+
+__all__ = ["run"]
+
+from collections.abc import Mapping
+from pathlib import Path
+from rich.console import Console
+from typing import Any
+
+from ..evaluation.protocol import Protocol
+from ..evaluation.report import table, write_report
+from ..evaluation.runner import evaluate, real_row, reference
+from ..training.records import read_config
+from .source import folder_of, load
+
+
+def run(config: Mapping[str, Any]) -> None:
+    """Runs the command."""
+    folder, model = folder_of(config), load(config)
+    whole = read_config(folder) if config["run"] is not None else {}
+    data = {**whole.get("data", {}), **config["data"]}
+    settings = {**whole.get("evaluation", {}), **{k: config[k] for k in ("n", "seeds", "features") if config[k] is not None}}
+    ground = reference(model.bundle, data, settings)
+    protocol = Protocol.of(model.bundle, ground, data, str(model.device))
+    rows = [real_row(model, ground)]
+    for row in evaluate(model, ground, config["steps"], config["diagonal"]):
+        rows.append(row)
+        print(f"{row.method}, {row.steps} steps, seed {row.seed}: {row.sentence()}", flush=True)
+    out = Path(config["out"]).expanduser() if config["out"] else folder / "evaluation"
+    write_report(protocol, rows, out)
+    Console().print(table(rows, protocol))
+    print(f"{out / 'metrics.json'}, {out / 'quality.png'}")

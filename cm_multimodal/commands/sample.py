@@ -1,0 +1,54 @@
+r"""cmm sample: draws samples from a run or a bundle."""
+
+__all__ = ["run"]
+
+import numpy as np
+import os
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError, nearest
+from ..generation.sampling import Samples
+from ..model import Model
+from .source import folder_of, load
+
+FORMATS = ("files", "npz")
+HOW = ("sampler", "solver", "gamma", "grid", "path")
+
+
+def run(config: Mapping[str, Any]) -> None:
+    """Runs the command."""
+    if config["format"] not in FORMATS:
+        raise UsageError(f"There is no format '{config['format']}'; {nearest(str(config['format']), FORMATS)}")
+    model = load(config)
+    how = {key: config[key] for key in HOW}
+    samples = model.sample(config["n"], config["steps"], config["seed"], config["label"], **how)
+    out = Path(config["out"]).expanduser() if config["out"] else _folder(config)
+    out.mkdir(parents=True, exist_ok=True)
+    written = _npz(model, samples, config["seed"], out) if config["format"] == "npz" else _files(model, samples, out)
+    print(f"{config['n']} samples at {samples.calls} network calls each: {written}")
+
+
+def _folder(config: Mapping[str, Any]) -> Path:
+    method = config["solver"] or config["sampler"] or "map"
+    label = "" if config["label"] is None else f"-label{config['label']}"
+    return folder_of(config) / "samples" / f"{method}-steps{config['steps']}-seed{config['seed']}{label}"
+
+
+def _files(model: Model, samples: Samples, out: Path) -> Path:
+    modality = model.bundle.modality
+    modality.write(samples.raw, [f"{i:06d}" for i in samples.sample_id.tolist()], out)
+    columns = 16 if len(samples.raw) > 64 else 8
+    rows = {f"{i * columns}": samples.raw[i * columns : (i + 1) * columns] for i in range(-(-len(samples.raw) // columns))}
+    return modality.preview(dict(list(rows.items())[:16]), out / "grid")
+
+
+def _npz(model: Model, samples: Samples, seed: int, out: Path) -> Path:
+    part, file = out / "samples.npz.tmp", out / "samples.npz"
+    arrays = {**model.bundle.modality.arrays(samples.raw), "label": samples.label.numpy()}
+    with part.open("wb") as stream:
+        np.savez_compressed(stream, **arrays, sample_id=samples.sample_id.numpy(), seed=np.int64(seed))
+    os.replace(part, file)
+    return file

@@ -1,0 +1,25 @@
+r"""Finding what a verb works on: a run's newest checkpoint, or a bundle."""
+
+__all__ = ["folder_of", "load"]
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..machine import choose_device, set_threads
+from ..model import Model
+
+
+def folder_of(config: Mapping[str, Any]) -> Path:
+    """Returns the folder of the run or bundle that was named."""
+    given = [config[key] for key in ("run", "bundle") if config.get(key) is not None]
+    if len(given) != 1:
+        raise UsageError("Say what to work on: run=runs/NAME or bundle=FOLDER.")
+    return Path(str(given[0])).expanduser()
+
+
+def load(config: Mapping[str, Any]) -> Model:
+    """Loads the run or bundle that was named, on the device that was named."""
+    set_threads(config["threads"])
+    return Model(Model.load(folder_of(config)).bundle, choose_device(config["device"]))

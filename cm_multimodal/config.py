@@ -1,0 +1,115 @@
+r"""Configuration: YAML names things, a command line overrides them, and the result is plain data.
+
+Overrides follow Hydra's grammar (`group=choice`, `key=value`, `key=[1,2]`); what names a file or folder may hold any
+character.
+"""
+
+__all__ = ["compose", "config_folder", "experiments"]
+
+import contextlib
+import re
+import yaml
+
+from collections.abc import Iterator, Sequence
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError, nearest
+
+PATHS = ("run", "bundle", "out", "name", "runs", "label", "data.folder", "data.root", "data.path")
+
+
+def config_folder() -> Path:
+    """Returns the folder of configurations: inside the installed package, or beside it in a checkout."""
+    inside = Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "configs"
+
+
+def experiments() -> list[str]:
+    """Returns the names of all experiments."""
+    root = config_folder() / "experiment"
+    return sorted(str(file.relative_to(root).with_suffix("")) for file in root.rglob("*.yaml"))
+
+
+def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Returns the configuration of a verb with overrides applied, as plain data.
+
+    Raises:
+        UsageError: An override names nothing known, or cannot be parsed.
+    """
+    words = [_quoted(word) for word in overrides]
+    with _hydra():
+        try:
+            config = hydra_compose(verb, words)
+            return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+        except MissingConfigException as error:
+            raise UsageError(_missing(error)) from error
+        except OverrideParseException as error:
+            raise UsageError(f"'{error.override}' is not of the form key=value.") from error
+        except (ConfigCompositionException, OmegaConfBaseException, HydraException) as error:
+            raise UsageError(_unknown(verb, error)) from error
+
+
+@contextlib.contextmanager
+def _hydra() -> Iterator[None]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
+        yield
+
+
+def _quoted(word: str) -> str:
+    """Quotes the value of an override that names a file or folder, so that it may hold any character."""
+    key, equals, value = word.partition("=")
+    if key in PATHS and equals and value not in ("", "null") and not re.fullmatch(r"[\w./+-]+", value):
+        escaped = value.strip("'\"").replace("\\", "\\\\").replace("'", "\\'")
+        return f"{key}='{escaped}'"
+    return word
+
+
+def _missing(error: MissingConfigException) -> str:
+    group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+    root = config_folder()
+    while group and not (root / group).is_dir():
+        group, _, head = group.rpartition("/")
+        choice = f"{head}/{choice}"
+    known = sorted(str(f.relative_to(root / group).with_suffix("")) for f in (root / group).rglob("*.yaml"))
+    return f"There is no {group} '{choice}'; {nearest(choice, known)}"
+
+
+def _unknown(verb: str, error: Exception) -> str:
+    cause: BaseException = error.__cause__ or error
+    text = str(error)
+    found = re.search(r"[Cc]ould not override '([^']+)'", text)
+    if found is None:
+        found = re.search(r"Key '([^']+)' (?:is )?not in", f"{text} {cause}")
+    if found is None:
+        return text.splitlines()[0]
+    return f"There is no option '{found[1]}' of cmm {verb}; {nearest(found[1], _keys(verb))}"
+
+
+def _keys(verb: str) -> list[str]:
+    """Returns every key that a verb's configuration can hold, dotted."""
+    files = [config_folder() / f"{verb}.yaml"]
+    groups = {folder.name: folder for folder in config_folder().iterdir() if folder.is_dir()} if verb == "train" else {}
+    keys = set(groups)
+    for file in files:
+        keys |= _dotted(yaml.safe_load(file.read_text()))
+    for name, folder in groups.items():
+        for file in folder.glob("*.yaml"):
+            keys |= {f"{name}.{key}" for key in _dotted(yaml.safe_load(file.read_text()))}
+    return sorted(keys - {"defaults"})
+
+
+def _dotted(config: dict[str, Any], prefix: str = "") -> set[str]:
+    keys = set()
+    for key, value in config.items():
+        keys.add(f"{prefix}{key}")
+        if isinstance(value, dict):
+            keys |= _dotted(value, f"{prefix}{key}.")
+    return keys

@@ -1,0 +1,1 @@
+r"""Scores of generated samples, with the protocol that gives them a meaning."""

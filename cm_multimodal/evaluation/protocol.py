@@ -1,0 +1,91 @@
+r"""The protocol record: what a number in a table means."""
+
+__all__ = ["Protocol"]
+
+import dataclasses
+import subprocess
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..bundle import Bundle
+from ..machine import describe_machine
+from .runner import Reference
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How scores were made.
+
+    Arguments:
+        n: Generated samples per row.
+        seeds: Sampling seeds.
+        reference: The split that samples are held against, and its size.
+        features: The features of distances.
+        feature_dimensions: Their number; a Fréchet distance of fewer samples than dimensions is biased.
+        k: Neighbours of precision and recall.
+        classifier: What the accuracy score fits.
+        data: The data set.
+        objective: The objective of the model.
+        samples_seen: The training samples the model saw.
+        chunk: Samples computed at a time.
+        hardware: Device and processor.
+        versions: Python and torch.
+        commit: The project's commit; empty outside a checkout.
+    """
+
+    n: int
+    seeds: tuple[int, ...]
+    reference: str
+    features: str
+    feature_dimensions: int
+    k: int
+    classifier: str
+    data: Mapping[str, Any]
+    objective: str
+    samples_seen: int
+    chunk: int
+    hardware: str
+    versions: str
+    commit: str
+
+    @classmethod
+    def of(cls, bundle: Bundle, ground: Reference, data: Mapping[str, Any], device: str) -> "Protocol":
+        """Collects the record of an evaluation."""
+        facts = describe_machine()
+        return cls(
+            n=ground.n,
+            seeds=tuple(ground.settings.get("seeds", (0,))),
+            reference=f"test split, {len(ground.splits.test)} samples",
+            features=str(ground.settings.get("features", "default")),
+            feature_dimensions=ground.features.shape[1],
+            k=ground.settings.get("k", 5),
+            classifier=bundle.modality.classifier,
+            data={key: value for key, value in data.items() if value is not None and key != "root"},
+            objective=bundle.card.objective,
+            samples_seen=bundle.card.samples_seen,
+            chunk=bundle.card.chunk,
+            hardware=f"{device}, {facts['processor']}, {facts['threads']} threads",
+            versions=f"Python {facts['python']}, torch {facts['torch']}",
+            commit=_commit(),
+        )
+
+    def warnings(self) -> list[str]:
+        """Returns what a reader of the table must know."""
+        few = self.n <= self.feature_dimensions
+        return [f"Fréchet distances are biased: {self.n} samples, {self.feature_dimensions} features."] if few else []
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the record as plain data."""
+        return {**dataclasses.asdict(self), "warnings": self.warnings()}
+
+
+def _commit() -> str:
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        return found.stdout.strip() if found.returncode == 0 and (here.parents[1] / ".git").exists() else ""
+    except (OSError, subprocess.TimeoutExpired):
+        return ""

@@ -1,0 +1,98 @@
+r"""Tables, plots and files of an evaluation."""
+
+__all__ = ["Summary", "summaries", "table", "write_report"]
+
+import dataclasses
+import json
+import os
+import statistics
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from matplotlib.figure import Figure
+from pathlib import Path
+from rich.table import Table
+
+from .protocol import Protocol
+from .runner import Row
+
+SCORES = {"accuracy": "accuracy score", "frechet": "Fréchet", "precision": "precision", "recall": "recall"}
+DIGITS = {"accuracy": 4, "frechet": 3, "precision": 3, "recall": 3}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Rows that differ by the seed only: the mean and the spread (half the range) of each score."""
+
+    method: str
+    steps: int
+    calls: int
+    means: dict[str, float]
+    spreads: dict[str, float]
+
+
+def summaries(rows: Sequence[Row]) -> list[Summary]:
+    """Groups rows by method and steps, in the order they came."""
+    groups: dict[tuple[str, int, int], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.method, row.steps, row.calls), []).append(row)
+    return [Summary(*key, *_moments(group)) for key, group in groups.items()]
+
+
+def table(rows: Sequence[Row], protocol: Protocol) -> Table:
+    """Returns the table that a terminal shows."""
+    caption = (
+        f"{protocol.n} samples, seeds {list(protocol.seeds)}, mean ± half the range; reference: {protocol.reference}; "
+        f"features: {protocol.features}; k = {protocol.k}; classifier: {protocol.classifier}"
+    )
+    shown = Table(title=f"{protocol.objective}, {protocol.samples_seen:,} samples seen", caption=caption)
+    for name in ("method", "steps", "calls", *SCORES.values()):
+        shown.add_column(name, justify="left" if name == "method" else "right")
+    for summary in summaries(rows):
+        scores = [_cell(summary, name) for name in SCORES]
+        real = summary.method == "real"
+        shown.add_row(summary.method, "" if real else str(summary.steps), "" if real else str(summary.calls), *scores)
+    for warning in protocol.warnings():
+        shown.add_row(warning)
+    return shown
+
+
+def write_report(protocol: Protocol, rows: Sequence[Row], folder: Path) -> None:
+    """Writes `metrics.json` and `quality.png` into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"protocol": protocol.to_dict(), "rows": [dataclasses.asdict(row) for row in rows]}
+    part = folder / "metrics.json.tmp"
+    part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    os.replace(part, folder / "metrics.json")
+    _plot(rows).savefig(folder / "quality.png", dpi=120)
+
+
+def _plot(rows: Sequence[Row]) -> Figure:
+    names = [name for name in ("accuracy", "frechet") if getattr(rows[0], name) is not None]
+    figure = Figure(figsize=(4.4 * len(names), 3.4), layout="constrained")
+    for index, name in enumerate(names):
+        axes = figure.add_subplot(1, len(names), index + 1, xscale="log", xlabel="network calls", ylabel=SCORES[name])
+        for method in dict.fromkeys(row.method for row in rows):
+            chosen = [s for s in summaries(rows) if s.method == method]
+            if method == "real":
+                axes.axhline(chosen[0].means[name], color="grey", linestyle=":", label="real")
+                continue
+            values, spreads = ([getattr(s, part)[name] for s in chosen] for part in ("means", "spreads"))
+            axes.errorbar([s.calls for s in chosen], values, spreads, marker="o", capsize=3, label=method)
+        axes.legend()
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _moments(rows: Sequence[Row]) -> tuple[dict[str, float], dict[str, float]]:
+    values = {name: [getattr(row, name) for row in rows] for name in SCORES if getattr(rows[0], name) is not None}
+    means = {name: statistics.fmean(each) for name, each in values.items()}
+    return means, {name: (max(each) - min(each)) / 2 for name, each in values.items()}
+
+
+def _cell(summary: Summary, name: str) -> str:
+    if name not in summary.means:
+        return "-"
+    mean, digits = summary.means[name], DIGITS[name]
+    spread = "" if summary.method == "real" else f" ± {summary.spreads[name]:.{digits}f}"
+    return f"{mean:.{digits}f}{spread}"

@@ -1,0 +1,1 @@
+r"""Sampling jobs."""

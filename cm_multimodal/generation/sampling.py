@@ -1,0 +1,181 @@
+r"""Sampling jobs.
+
+A sample is a function of (weights, plan, sample id) alone. Matrix products depend on the number of rows, so that samples
+are computed in whole, aligned chunks of a fixed size kept in the bundle: the same bytes whatever part is asked for.
+"""
+
+__all__ = ["Plan", "Samples", "collect", "make_plan", "sample"]
+
+import torch
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from torch import Tensor
+
+from ..batch import Conditions
+from ..bundle import Bundle
+from ..errors import UsageError, nearest
+from ..maps import SolutionMap, TransportedMap
+from ..paths import PATHS, build_path
+from ..random import Draws
+from ..samplers import SAMPLERS, Gamma, Sampler
+from ..solvers import SOLVERS, Solver
+from ..tensors import expand_right
+from ..times import GRIDS
+
+LIMITS = {"n": 10_000_000, "steps": 10_000}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to sample.
+
+    Arguments:
+        n: The number of samples.
+        steps: The number of jumps, or of solver steps.
+        seed: The seed of noise.
+        label: The index of the class of all samples; sample ids count through the classes unless given.
+        method: How the map is used.
+        grid: The name of the grid of noise ratios.
+        path: The name of the path to walk on; the map's own unless given.
+    """
+
+    n: int
+    steps: int
+    seed: int
+    label: int | None
+    method: Sampler | Solver
+    grid: str = "straight"
+    path: str | None = None
+
+    @property
+    def calls(self) -> int:
+        """The number of network evaluations a sample costs."""
+        return self.steps * (self.method.calls_per_step if isinstance(self.method, Solver) else 1)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Generated samples, as a person has them.
+
+    Arguments:
+        raw: The samples in the modality's raw form, with shape (N, *).
+        label: Their classes, with shape (N,), or -1 without classes.
+        sample_id: Their numbers, with shape (N,).
+        calls: The network evaluations each cost.
+    """
+
+    raw: Tensor
+    label: Tensor
+    sample_id: Tensor
+    calls: int
+
+
+def make_plan(
+    bundle: Bundle,
+    n: int = 64,
+    steps: int = 1,
+    seed: int = 0,
+    label: int | str | None = None,
+    sampler: str | None = None,
+    solver: str | None = None,
+    gamma: float = 0.5,
+    grid: str = "straight",
+    path: str | None = None,
+) -> Plan:
+    """Checks what a person asked for.
+
+    Raises:
+        UsageError: A number is out of range, a name is unknown, or the map did not learn what the method needs.
+    """
+    for name, value in {"n": n, "steps": steps}.items():
+        if type(value) is not int or not 1 <= value <= LIMITS[name]:
+            raise UsageError(f"{name}={value} is not possible; {name} is a whole number from 1 to {LIMITS[name]:,}.")
+    for kind, name, known in (("grid", grid, GRIDS), ("path", path, PATHS)):
+        if name is not None and name not in known:
+            raise UsageError(f"There is no {kind} '{name}'; {nearest(name, known)}")
+    if type(seed) is not int:
+        raise UsageError(f"seed={seed} is not a whole number.")
+    if not 0 <= gamma <= 1:
+        raise UsageError(f"gamma={gamma} is not possible; gamma lies between 0 (no fresh noise) and 1.")
+    method = _method(bundle, steps, sampler, solver, gamma)
+    return Plan(n, steps, seed, _label(bundle, label), method, grid, path)
+
+
+def sample(bundle: Bundle, plan: Plan, device: torch.device | str = "cpu") -> Iterator[Samples]:
+    """Yields the samples of a plan, a chunk at a time, in the order of their ids."""
+    flow_map: SolutionMap = bundle.flow_map.to(device)
+    if plan.path is not None:
+        flow_map = TransportedMap(flow_map, build_path(plan.path, bundle.card.spec.sigma_data))
+    chunk = bundle.card.chunk
+    for start in range(0, plan.n, chunk):
+        ids = torch.arange(start, start + chunk, device=device)
+        raw, label = _chunk(bundle, flow_map, plan, ids)
+        keep = slice(0, min(chunk, plan.n - start))
+        yield Samples(raw[keep].cpu(), label[keep].cpu(), ids[keep].cpu(), plan.calls)
+
+
+def collect(bundle: Bundle, plan: Plan, device: torch.device | str = "cpu") -> Samples:
+    """Returns all samples of a plan at once."""
+    parts = list(sample(bundle, plan, device))
+    joined = (torch.cat([getattr(part, name) for part in parts]) for name in ("raw", "label", "sample_id"))
+    return Samples(*joined, plan.calls)
+
+
+@torch.no_grad()
+def _chunk(bundle: Bundle, flow_map: SolutionMap, plan: Plan, ids: Tensor) -> tuple[Tensor, Tensor]:
+    spec, draws = bundle.card.spec, Draws(plan.seed, ids)
+    classes = len(spec.classes)
+    label = torch.full_like(ids, plan.label) if plan.label is not None else ids % max(classes, 1)
+    mask = bundle.modality.sample_mask(draws) if spec.masked else None
+    cond = Conditions(label if classes else None, mask)
+    times = flow_map.path.time_of(GRIDS[plan.grid](plan.steps).to(ids.device))
+    sigma = flow_map.path.sigma(times[:1]).expand(len(ids))
+    eps = draws.noise("sample", spec.shape)
+    x = expand_right(sigma, eps).to(eps.dtype) * eps
+    if isinstance(plan.method, Solver):
+        x = plan.method(flow_map, x, times, cond)
+    else:
+        x = plan.method(flow_map, x, times, cond, draws)
+    return bundle.modality.decode(x, mask), label if classes else torch.full_like(ids, -1)
+
+
+def _method(bundle: Bundle, steps: int, sampler: str | None, solver: str | None, gamma: float) -> Sampler | Solver:
+    if sampler is not None and solver is not None:
+        raise UsageError("sampler= and solver= are two roads to the same samples: give one of them.")
+    learned = frozenset(bundle.card.learned)
+    if sampler is None and solver is None:
+        sampler, solver = ("chain", None) if "triangle" in learned else ("renoise", None)
+        if not learned & {"triangle", "edge"}:
+            sampler, solver = None, "euler"
+    kind, name, known = ("solver", solver, SOLVERS) if solver is not None else ("sampler", sampler, SAMPLERS)
+    if name not in known:
+        raise UsageError(f"There is no {kind} '{name}'; {nearest(str(name), known)}")
+    method = Gamma(gamma) if name == "gamma" else known[name]()
+    missing = (frozenset({"diagonal"}) if kind == "solver" else method.needs(steps)) - learned
+    if missing:
+        raise UsageError(
+            f"The {kind} '{name}' with steps={steps} needs the {_and(missing)} of the solution map, but this model "
+            f"({bundle.card.objective}) learned the {_and(learned)} only; {_advice(learned)}"
+        )
+    return method
+
+
+def _advice(learned: frozenset[str]) -> str:
+    return "use sampler=renoise." if "edge" in learned else "use solver=euler with more steps."
+
+
+def _label(bundle: Bundle, label: int | str | None) -> int | None:
+    if label is None:
+        return None
+    classes = bundle.card.spec.classes
+    if not classes:
+        raise UsageError(f"label={label} asks for a class, but this model was trained without classes.")
+    if str(label) in classes:
+        return classes.index(str(label))
+    raise UsageError(f"There is no class '{label}'; {nearest(str(label), classes)}")
+
+
+def _and(parts: frozenset[str]) -> str:
+    return " and the ".join(sorted(parts))
+

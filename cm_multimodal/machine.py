@@ -1,0 +1,82 @@
+r"""What this machine can do: devices, number formats, threads."""
+
+__all__ = ["choose_device", "choose_precision", "describe_machine", "free_cores", "has_bf16", "set_threads"]
+
+import os
+import platform
+import torch
+
+from typing import Any
+
+from .errors import UsageError, nearest
+from .maps import Precision
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "float32", "bf16")
+
+
+def free_cores() -> int:
+    """Returns the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_threads(count: int | None) -> int:
+    """Sets the number of CPU threads, the free cores unless given, and returns it."""
+    torch.set_num_threads(count or free_cores())
+    return torch.get_num_threads()
+
+
+def choose_device(name: str) -> torch.device:
+    """Returns the device of a name; 'auto' takes a GPU where there is one.
+
+    Raises:
+        UsageError: There is no such device here.
+    """
+    if name not in DEVICES:
+        raise UsageError(f"There is no device '{name}'; {nearest(name, DEVICES)}")
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device("cuda" if here["cuda"] else "cpu")
+    if not here[name]:
+        raise UsageError(f"device={name} is not available on this machine; use device=auto or device=cpu.")
+    return torch.device(name)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Says whether a device multiplies bf16 matrices in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """Returns the number format of a name; 'auto' takes bf16 where the hardware has it."""
+    if name not in PRECISIONS:
+        raise UsageError(f"There is no precision '{name}'; {nearest(name, PRECISIONS)}")
+    if name == "bf16" and not has_bf16(device):
+        raise UsageError(f"precision=bf16 has no hardware on this {device.type}; use precision=auto or float32.")
+    return Precision(torch.bfloat16 if name == "bf16" or (name == "auto" and has_bf16(device)) else torch.float32)
+
+
+def describe_machine() -> dict[str, Any]:
+    """Returns what a result may depend on: versions, processor, threads, devices."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": free_cores(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+        "bf16": has_bf16(choose_device("auto")),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as stream:
+            names = {line.split(":")[1].strip() for line in stream if line.startswith("model name")}
+        return ", ".join(sorted(names)) or platform.processor()
+    except OSError:
+        return platform.processor()

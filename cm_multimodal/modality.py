@@ -1,0 +1,176 @@
+r"""The contract between the core and a modality.
+
+The core knows tensors of shape (B, *). A modality knows what they are: how a person's files become tensors and back,
+which network suits them, what a preview looks like, and by which features samples are compared.
+"""
+
+__all__ = ["Dataset", "Modality", "Skipped", "Splits", "TensorSpec", "find_modality", "register_modality"]
+
+import importlib
+import importlib.util
+import pathlib
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from torch import Tensor, nn
+from typing import Any
+
+from .errors import UsageError, nearest
+from .random import Draws
+
+BUILT_IN = "modalities"
+_registered: dict[str, type["Modality"]] = {}
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that could not be used, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Raw samples in memory, as a person has them.
+
+    Arguments:
+        raw: The samples, with shape (N, *), in the modality's own storage type (such as uint8).
+        label: Their classes, with shape (N,) and int64; absent without classes.
+        mask: Ones for real positions, with shape (N, L...); absent where nothing is padded.
+        classes: The names of the classes.
+        skipped: Files that could not be used.
+    """
+
+    raw: Tensor
+    label: Tensor | None = None
+    mask: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The samples to learn from, and those held back to judge by."""
+
+    train: Dataset
+    test: Dataset
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What the core must know of a modality's tensors; it is kept in the bundle.
+
+    Arguments:
+        shape: The shape of one sample in the model's space.
+        sigma_data: Its standard deviation per element.
+        classes: The names of the classes.
+        masked: Whether samples carry a mask.
+    """
+
+    shape: tuple[int, ...]
+    sigma_data: float
+    classes: tuple[str, ...] = ()
+    masked: bool = False
+
+
+class Modality(ABC):
+    """An adapter between raw media and tensors.
+
+    Arguments:
+        spec: The shape, scale and classes of its tensors.
+
+    Attributes:
+        name: Its name.
+        classifier: What the accuracy score fits, in words.
+    """
+
+    name: str
+    classifier: str
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self.spec = spec
+
+    @classmethod
+    @abstractmethod
+    def dataset(cls, config: Mapping[str, Any]) -> Splits:
+        """Reads a data set.
+
+        Arguments:
+            config: The `data` group of the configuration; unknown keys are an error.
+
+        Raises:
+            UsageError: Something named does not exist.
+            DataError: Something in the files is wrong.
+        """
+
+    @classmethod
+    @abstractmethod
+    def describe(cls, train: Dataset) -> TensorSpec:
+        """Returns the shape and scale of a data set's tensors."""
+
+    @abstractmethod
+    def encode(self, raw: Tensor) -> Tensor:
+        """Returns the samples in the model's space, with shape (B, *spec.shape), in float32."""
+
+    @abstractmethod
+    def decode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Returns raw samples, with shape (B, *), from the model's space; what is padding becomes the raw padding."""
+
+    @abstractmethod
+    def net(self, config: Mapping[str, Any], two_times: bool) -> nn.Module:
+        """Returns the backbone of a configuration (the `net` group: a size and overrides)."""
+
+    @abstractmethod
+    def preview(self, rows: Mapping[str, Tensor], file: pathlib.Path) -> pathlib.Path:
+        """Writes what a person wants to look at: named rows of raw samples, each with shape (N, *). Returns the file."""
+
+    @abstractmethod
+    def write(self, raw: Tensor, names: list[str], folder: pathlib.Path) -> list[pathlib.Path]:
+        """Writes raw samples, with shape (N, *), one file each, under the given names. Returns the files."""
+
+    @abstractmethod
+    def arrays(self, raw: Tensor) -> dict[str, Any]:
+        """Returns what `samples.npz` holds of the samples: arrays without objects, `x` first."""
+
+    @abstractmethod
+    def features(self, raw: Tensor, config: Mapping[str, Any]) -> Tensor:
+        """Returns features for distances, with shape (N, D), in float64."""
+
+    @abstractmethod
+    def accuracy(self, train: Dataset, test: Dataset, config: Mapping[str, Any]) -> float:
+        """Returns the accuracy on `test` of a classifier fitted to `train`."""
+
+    def sample_mask(self, draws: Draws) -> Tensor:
+        """Returns the mask, with shape (B, L...), of samples to be generated; only masked modalities have one."""
+        raise ValueError(f"samples of the modality '{self.name}' have no mask")
+
+    def augment(self, x: Tensor, uniform: Tensor, config: Mapping[str, Any]) -> Tensor:
+        """Returns a random variation of samples, with shape (B, *), from one uniform number each, with shape (B,)."""
+        return x
+
+
+def register_modality(name: str, adapter: type[Modality]) -> None:
+    """Makes a modality known under a name."""
+    _registered[name] = adapter
+
+
+def find_modality(name: str) -> type[Modality]:
+    """Returns the adapter of a name: registered, built in, or from an installed package's entry point.
+
+    Raises:
+        UsageError: There is no such modality.
+    """
+    if name in _registered:
+        return _registered[name]
+    if name.isidentifier() and importlib.util.find_spec(f"{BUILT_IN}.{name}"):
+        return importlib.import_module(f"{BUILT_IN}.{name}").ADAPTER
+    plugins = {entry.name: entry for entry in entry_points(group="cm_multimodal.modalities")}
+    if name in plugins:
+        return plugins[name].load()
+    raise UsageError(f"There is no modality '{name}'; {nearest(name, {*_registered, *plugins, 'image'})}")

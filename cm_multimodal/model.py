@@ -1,0 +1,54 @@
+r"""A trained map in a notebook: load it, sample from it."""
+
+__all__ = ["Model"]
+
+import torch
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .bundle import CARD, Bundle, read_bundle
+from .errors import UsageError
+from .generation.sampling import Samples, collect, make_plan
+from .training import run as runs
+
+
+@dataclass(frozen=True)
+class Model:
+    """A bundle that draws samples.
+
+    Arguments:
+        bundle: The map and its modality.
+        device: Where it computes.
+    """
+
+    bundle: Bundle
+    device: torch.device = torch.device("cpu")
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "cpu") -> "Model":
+        """Loads a run (its newest checkpoint) or a bundle.
+
+        Raises:
+            UsageError: There is neither in the folder.
+            DataError: What is there is damaged.
+        """
+        folder = Path(folder).expanduser()
+        if not folder.is_dir():
+            others = ", ".join(sorted(str(p.parent) for p in folder.parent.glob("*/config.yaml"))) or "none"
+            raise UsageError(f"There is no folder '{folder}'. Runs beside it: {others}.")
+        bundle = read_bundle(folder) if (folder / CARD).exists() else runs.load(folder)
+        return cls(bundle, torch.device(device))
+
+    def sample(self, n: int = 64, steps: int = 1, seed: int = 0, label: int | str | None = None, **how: Any) -> Samples:
+        """Draws samples; the same numbers give the same samples.
+
+        Arguments:
+            n: The number of samples.
+            steps: The number of jumps.
+            seed: The seed of noise.
+            label: A class; sample ids count through the classes unless given.
+            how: `sampler`, `solver`, `gamma`, `grid` or `path`, as in `cmm sample`.
+        """
+        return collect(self.bundle, make_plan(self.bundle, n, steps, seed, label, **how), self.device)

@@ -1,0 +1,1 @@
+r"""Backbones on grids of one, two or three dimensions."""

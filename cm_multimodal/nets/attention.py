@@ -1,0 +1,45 @@
+r"""Self-attention over the positions of a grid."""
+
+__all__ = ["GridAttention", "heads_of"]
+
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .norm import GroupNorm
+
+
+class GridAttention(nn.Module):
+    """Multi-head self-attention with normalised queries and keys, added to its input.
+
+    Arguments:
+        channels: The number of channels.
+        heads: The number of heads.
+        groups: The largest number of groups of the normalisation.
+    """
+
+    def __init__(self, channels: int, heads: int, groups: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = GroupNorm(channels, groups)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the attended state, with shape (B, C, *)."""
+        tokens = rearrange(self.norm(x), "b c ... -> b (...) c")
+        q, k, v = rearrange(self.qkv(tokens), "b n (three h c) -> three b h n c", three=3, h=self.heads)
+        q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
+        out = F.scaled_dot_product_attention(q, k, v)
+        out = self.out(rearrange(out, "b h n c -> b n (h c)"))
+        return x + out.transpose(1, 2).reshape(x.shape)
+
+
+def heads_of(channels: int, width: int) -> int:
+    """Returns the number of heads of at least a given width that divide the channels."""
+    heads = max(1, channels // width)
+    while channels % heads:
+        heads -= 1
+    return heads

@@ -1,0 +1,30 @@
+r"""What every solver is: an integrator of the probability-flow ODE that uses the map's diagonal alone."""
+
+__all__ = ["Solver"]
+
+from abc import ABC, abstractmethod
+from torch import Tensor
+
+from ..batch import Conditions
+from ..maps import SolutionMap
+
+
+class Solver(ABC):
+    """Follows the flow down a grid of times.
+
+    Attributes:
+        calls_per_step: Network evaluations per step.
+    """
+
+    calls_per_step: int
+
+    @abstractmethod
+    def __call__(self, flow_map: SolutionMap, x: Tensor, times: Tensor, cond: Conditions) -> Tensor:
+        """Returns clean samples, with shape (B, *).
+
+        Arguments:
+            flow_map: The map; only its diagonal is asked.
+            x: States at the first time, with shape (B, *).
+            times: The decreasing grid on the map's path, with shape (steps + 1,), ending in 0.
+            cond: The conditions.
+        """

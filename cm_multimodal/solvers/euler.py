@@ -1,0 +1,22 @@
+r"""Euler's method on the probability-flow ODE, \(x_t = x_s + (t - s) \, v(x_s, s)\): first order."""
+
+__all__ = ["Euler"]
+
+from torch import Tensor
+
+from ..batch import Conditions
+from ..maps import SolutionMap
+from ..tensors import expand_right
+from .base import Solver
+
+
+class Euler(Solver):
+    """One call a step, on the clock of the map's own path."""
+
+    calls_per_step = 1
+
+    def __call__(self, flow_map: SolutionMap, x: Tensor, times: Tensor, cond: Conditions) -> Tensor:
+        for s, t in zip(times[:-1], times[1:], strict=True):
+            step = expand_right((t - s).expand(len(x)), x).to(x.dtype)
+            x = x + step * flow_map.velocity(x, s.expand(len(x)), cond)
+        return x

@@ -1,0 +1,1 @@
+r"""Training: the Lightning glue around an objective and a map."""

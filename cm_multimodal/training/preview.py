@@ -1,0 +1,46 @@
+r"""The preview of a run: the same noise through 1, 2, 4 and 8 steps, above real samples."""
+
+__all__ = ["draw", "preview_rows"]
+
+import dataclasses
+import shutil
+import torch
+
+from collections.abc import Mapping
+from pathlib import Path
+from torch import Tensor
+
+from ..bundle import Bundle, Card, empty_map
+from ..generation.sampling import collect, make_plan
+from ..modality import Dataset, find_modality
+
+STEPS = (1, 2, 4, 8)
+
+
+def preview_rows(bundle: Bundle, test: Dataset, device: torch.device, columns: int = 10) -> dict[str, Tensor]:
+    """Returns named rows of raw samples, each with shape (columns, *)."""
+    small = dataclasses.replace(bundle, card=dataclasses.replace(bundle.card, chunk=columns))
+    rows = {
+        f"{steps} step{'s' * (steps > 1)}": collect(small, make_plan(small, n=columns, steps=steps, seed=0), device).raw
+        for steps in STEPS
+    }
+    return rows | {"real": test.raw[_one_of_each(test, columns)]}
+
+
+def draw(card: Card, weights: Mapping[str, Tensor], test: Dataset, folder: Path, device: torch.device) -> Path:
+    """Draws the preview of averaged weights into a folder; `preview` is always the newest."""
+    modality = find_modality(card.modality)(card.spec)
+    flow_map = empty_map(card, modality)
+    flow_map.net.load_state_dict(weights)
+    rows = preview_rows(Bundle(card, flow_map.eval().requires_grad_(False), modality), test, device)
+    file = modality.preview(rows, folder / f"preview-{card.samples_seen:012d}")
+    shutil.copyfile(file, file.with_stem("preview"))
+    return file
+
+
+def _one_of_each(test: Dataset, columns: int) -> Tensor:
+    """Returns the indices of samples whose classes count through the columns."""
+    if test.label is None or not test.classes:
+        return torch.arange(columns) % len(test)
+    places = [torch.nonzero(test.label == c % len(test.classes))[:, 0] for c in range(columns)]
+    return torch.stack([p[c // len(test.classes) % len(p)] if len(p) else torch.tensor(0) for c, p in enumerate(places)])

@@ -1,0 +1,116 @@
+r"""The written record of a run: its configuration, the machine, and whether a new configuration may go on with it."""
+
+__all__ = ["RunRecord", "read_config"]
+
+import json
+import os
+import yaml
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, UsageError
+
+FREE = (
+    "name", "runs", "optimizer.", "train.samples", "train.micro_batch", "train.checkpoint_every", "train.preview_every",
+    "train.log_every", "train.keep", "train.device", "train.precision", "train.threads", "evaluation.", "experiment",
+    "data.root",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run's folder.
+
+    Arguments:
+        folder: Where it lies.
+    """
+
+    folder: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """The folder of previews and samples."""
+        return self.folder / "samples"
+
+    @property
+    def bundle(self) -> Path:
+        """The folder of the final bundle."""
+        return self.folder / "bundle"
+
+    def exists(self) -> bool:
+        """Says whether a run was started here."""
+        return (self.folder / "config.yaml").exists()
+
+    def threads(self) -> int | None:
+        """Returns the number of threads the run was started with."""
+        try:
+            return json.loads((self.folder / "env.json").read_text())["threads"]
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def start(self, config: Mapping[str, Any], machine: Mapping[str, Any]) -> None:
+        """Writes the record of a new run."""
+        try:
+            for folder in (self.checkpoints, self.samples):
+                folder.mkdir(parents=True, exist_ok=True)
+            _replace(self.folder / "env.json", json.dumps(machine, indent=1) + "\n")
+            _replace(self.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+        except OSError as error:
+            raise UsageError(f"The run folder '{self.folder}' cannot be written: {error}. Choose another with runs=.") from error
+
+    def compare(self, config: Mapping[str, Any]) -> list[str]:
+        """Returns sentences on what changed harmlessly since the run was started.
+
+        Raises:
+            UsageError: Something changed that the run's state depends on.
+        """
+        old, new = flat(read_config(self.folder)), flat(config)
+        changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+        lines = {key: f"{key}: {old.get(key)} -> {new.get(key)}" for key in changed}
+        refused = [line for key, line in lines.items() if not key.startswith(FREE)]
+        if refused:
+            listed = "\n  ".join(refused)
+            raise UsageError(
+                f"The run '{self.folder}' was started with another configuration:\n  {listed}\n"
+                "Give the run another name=, or undo the change."
+            )
+        return [f"changed since the start: {line}" for line in lines.values()]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Returns the configuration of a run.
+
+    Raises:
+        UsageError: There is no run in the folder.
+        DataError: Its configuration cannot be read.
+    """
+    file = folder / "config.yaml"
+    if not file.exists():
+        others = ", ".join(sorted(p.parent.name for p in folder.parent.glob("*/config.yaml"))) or "none"
+        raise UsageError(f"There is no run in '{folder}'. Runs in '{folder.parent}': {others}.")
+    try:
+        return dict(yaml.safe_load(file.read_text()))
+    except (yaml.YAMLError, TypeError, ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"The configuration '{file}' cannot be read: {error}.") from error
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested mappings as one, with dotted keys."""
+    rows: dict[str, Any] = {}
+    for key, value in config.items():
+        rows |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return rows
+
+
+def _replace(file: Path, text: str) -> None:
+    part = file.with_name(f"{file.name}.tmp")
+    part.write_text(text)
+    os.replace(part, file)

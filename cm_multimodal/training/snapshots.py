@@ -1,0 +1,35 @@
+r"""Snapshots of power-function averages, kept for reconstruction after training."""
+
+__all__ = ["read_snapshots", "write_snapshots"]
+
+import os
+import safetensors.torch
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..ema import Average, PowerFunction, Snapshot
+
+
+def write_snapshots(averages: Sequence[Average], seen: int, folder: Path) -> None:
+    """Writes the power-function averages at a number of samples; a run with one width keeps none."""
+    widths = [(average.decay.std, average) for average in averages if isinstance(average.decay, PowerFunction)]
+    if len(widths) < 2:
+        return
+    folder.mkdir(exist_ok=True)
+    for std, average in widths:
+        file = folder / f"{seen:012d}-{std}.safetensors"
+        part = file.with_suffix(".tmp")
+        weights = {name: value.detach().cpu().contiguous() for name, value in average.weights.items()}
+        safetensors.torch.save_file(weights, part)
+        os.replace(part, file)
+
+
+def read_snapshots(folder: Path, until: int) -> list[Snapshot]:
+    """Reads the snapshots up to a number of samples."""
+    shots = []
+    for file in sorted(folder.glob("*.safetensors")):
+        seen, _, std = file.stem.partition("-")
+        if int(seen) <= until:
+            shots.append(Snapshot(float(std), int(seen), safetensors.torch.load_file(file)))
+    return shots

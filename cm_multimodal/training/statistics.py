@@ -1,0 +1,89 @@
+r"""Running statistics of a training: a window of scalars, and the loss by noise ratio."""
+
+__all__ = ["LossByNoise", "Window"]
+
+import math
+import torch
+
+from collections.abc import Mapping
+from pathlib import Path
+from torch import Tensor
+from typing import Any
+
+from ..times import RATIO_MAX, RATIO_MIN
+
+
+class Window:
+    """Means of named scalars since the last row of the log."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.count = 0
+
+    def add(self, **values: float) -> None:
+        """Adds one value to each scalar."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += 1
+
+    def take(self) -> dict[str, float]:
+        """Returns the means and starts anew."""
+        means = {name: value / self.count for name, value in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns sums and count."""
+        return {"sums": self.sums, "count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes sums and count over."""
+        self.sums, self.count = dict(state["sums"]), state["count"]
+
+
+class LossByNoise:
+    """The mean loss in equal bins of the logarithm of the noise ratio, forgetting slowly.
+
+    Arguments:
+        bins: The number of bins.
+        keep: The weight an update leaves to what came before it.
+    """
+
+    def __init__(self, bins: int = 24, keep: float = 0.995) -> None:
+        self.bins, self.keep = bins, keep
+        self.sums = torch.zeros(2, bins, dtype=torch.float64)
+
+    def add(self, noise_ratio: Tensor, loss: Tensor) -> None:
+        """Adds the losses of a batch, both with shape (B, ...)."""
+        low, high = math.log(RATIO_MIN), math.log(RATIO_MAX)
+        ratio = noise_ratio.detach().flatten(1).mean(dim=1) if noise_ratio.ndim > 1 else noise_ratio.detach()
+        place = ((ratio.clamp(RATIO_MIN, RATIO_MAX).log() - low) / (high - low) * self.bins).long()
+        one_hot = torch.nn.functional.one_hot(place.clamp(0, self.bins - 1), self.bins).double()
+        values = torch.stack([loss.double(), torch.ones_like(loss, dtype=torch.float64)])
+        self.sums = self.sums.to(loss.device) * self.keep + values @ one_hot
+
+    def curve(self) -> tuple[Tensor, Tensor]:
+        """Returns the noise ratios of the bins that hold samples, and their mean losses."""
+        sums = self.sums.cpu()
+        low, high = math.log(RATIO_MIN), math.log(RATIO_MAX)
+        centres = torch.exp(low + (torch.arange(self.bins) + 0.5) / self.bins * (high - low))
+        filled = sums[1] > 0.5
+        return centres[filled], (sums[0] / sums[1].clamp_min(1e-12))[filled]
+
+    def plot(self, file: Path) -> None:
+        """Draws the curve."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5, 3.2), layout="constrained")
+        axes = figure.add_subplot(xscale="log", yscale="log", xlabel="noise ratio", ylabel="loss (unweighted)")
+        axes.plot(*(part.numpy() for part in self.curve()), marker="o", markersize=3)
+        axes.grid(alpha=0.3)
+        figure.savefig(file, dpi=120)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the sums."""
+        return {"sums": self.sums.cpu()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes the sums over."""
+        self.sums = state["sums"]

@@ -1,0 +1,5 @@
+r"""Pictures."""
+
+__all__ = ["ADAPTER"]
+
+from .adapter import ImageModality as ADAPTER

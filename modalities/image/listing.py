@@ -1,0 +1,149 @@
+r"""Finding pictures: in a folder or in a .zip of one, which class each belongs to, and which are held back.
+
+Sub-folders are the classes; a single folder around all of them is looked through. Where pictures lie both directly in
+the folder and in sub-folders, the larger part decides: mostly inside, those beside the class folders are left out;
+mostly beside, there are no classes. The share held back to test is chosen by a hash of each picture's relative path, so
+that a picture stays on its side whatever else is added.
+
+A link to a folder is followed once, hidden files are left out, and an archive is never unpacked to the disk.
+"""
+
+__all__ = ["EXTENSIONS", "Listing", "class_of", "hold_out", "list_archive", "list_folder", "readable"]
+
+import io
+import os
+import stat
+import zipfile
+
+from cm_multimodal.errors import DataError
+from cm_multimodal.modality import Skipped
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from .pictures import Opener, reason_of
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+MAX_MEMBER_BYTES = 2**28  # of one file in an archive
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The pictures that were found, in order of their relative paths, and the folders that could not be looked into."""
+
+    openers: dict[PurePosixPath, Opener]
+    skipped: tuple[Skipped, ...] = ()
+
+
+def readable(name: object) -> str:
+    """Returns a file name that can be printed and written, whatever bytes it is made of."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
+
+
+def _in_order(openers: Mapping[PurePosixPath, Opener]) -> dict[PurePosixPath, Opener]:
+    return {path: openers[path] for path in sorted(openers)}
+
+
+def _is_picture(path: PurePosixPath) -> bool:
+    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    return not hidden and path.suffix.lower() in EXTENSIONS
+
+
+def _open_file(path: str) -> BinaryIO:
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a regular file")  # opening a pipe would wait for ever
+    if not status.st_size:
+        raise ValueError("the file is empty (0 bytes)")
+    return open(path, "rb")
+
+
+def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
+    if not 0 < info.file_size <= MAX_MEMBER_BYTES:
+        raise ValueError(f"{info.file_size:,} bytes are none, or more than {MAX_MEMBER_BYTES:,}")
+    return io.BytesIO(archive.read(info))  # never more than the size it states
+
+
+def _enter(folder: Path, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in seen:
+        raise ValueError("a link to a folder that was read already")
+    seen.add((status.st_dev, status.st_ino))
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def list_folder(folder: Path) -> Listing:
+    """Finds the pictures below a folder that exists."""
+    openers: dict[PurePosixPath, Opener] = {}
+    skipped: list[Skipped] = []
+    seen: set[tuple[int, int]] = set()
+    todo = deque([folder])
+    while todo:
+        here = todo.pop()
+        try:
+            entries = _enter(here, seen)
+        except (OSError, ValueError) as error:
+            skipped.append(Skipped(readable(here.relative_to(folder)), reason_of(error)))
+            continue
+        for entry in entries:
+            path = PurePosixPath(Path(entry.path).relative_to(folder))
+            if os.path.isdir(entry.path) and not entry.name.startswith("."):
+                add = todo.appendleft if entry.is_symlink() else todo.append  # real folders go before links to them
+                add(folder / path)
+            elif _is_picture(path):
+                openers[path] = partial(_open_file, entry.path)
+    return Listing(_in_order(openers), tuple(skipped))
+
+
+def list_archive(file: Path) -> Listing:
+    """Finds the pictures in a .zip of a folder.
+
+    Raises:
+        DataError: It is no archive, or a damaged one.
+    """
+    try:
+        archive = zipfile.ZipFile(file)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"'{file}' cannot be read as a .zip archive: {reason_of(error)}.") from error
+    members = {PurePosixPath(info.filename.lstrip("/")): info for info in archive.infolist() if not info.is_dir()}
+    openers = {path: partial(_open_member, archive, info) for path, info in members.items() if _is_picture(path)}
+    return Listing(_in_order(openers))
+
+
+def class_of(paths: Sequence[PurePosixPath]) -> dict[PurePosixPath, str | None]:
+    """Returns the class of every picture that counts: the name of its sub-folder, or none without classes."""
+    depth = 0
+    while len({path.parts[depth] for path in paths}) == 1 and all(len(path.parts) > depth + 2 for path in paths):
+        depth += 1
+    inside = [path for path in paths if len(path.parts) > depth + 1]
+    if 2 * len(inside) < len(paths):
+        return dict.fromkeys(paths)
+    return {path: readable(path.parts[depth]) for path in inside}
+
+
+def _share(path: PurePosixPath) -> float:
+    return int.from_bytes(blake2b(os.fsencode(path), digest_size=8).digest()) / 2**64
+
+
+def hold_out(
+    classes: Mapping[PurePosixPath, str | None], fraction: float, limit: int | None
+) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
+    """Returns the pictures to learn from and those held back, each in order of their paths.
+
+    Of every class one picture at least is learned from; if any are to be held back and can be, at least one is.
+
+    Arguments:
+        classes: The class of each picture.
+        fraction: The share to hold back.
+        limit: The largest number to learn from; they are taken evenly from all of them.
+    """
+    ranked = sorted(classes, key=_share)
+    kept = set({classes[path]: path for path in ranked}.values())
+    spare = [path for path in ranked if path not in kept]
+    held = {path for path in spare if _share(path) < fraction} or set(spare[:1] if fraction else [])
+    return sorted([path for path in ranked if path not in held][:limit]), sorted(held)

@@ -1,0 +1,93 @@
+r"""Features for distances between sets of pictures, and the classifier behind the accuracy score."""
+
+__all__ = ["accuracy", "features"]
+
+import functools
+import numpy as np
+import torch
+
+from collections.abc import Mapping
+from pathlib import Path
+from sklearn.svm import SVC
+from torch import Tensor
+from torch.nn import functional as F
+from typing import Any
+
+from cm_multimodal.errors import DataError, UsageError, nearest
+from cm_multimodal.modality import Dataset
+
+from .data import data_root
+
+EXTRACTORS = ("pixels", "resnet20")
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def features(raw: Tensor, config: Mapping[str, Any]) -> Tensor:
+    """Returns features, with shape (N, D), in float64.
+
+    Arguments:
+        raw: Pictures in uint8, with shape (N, C, H, W).
+        config: `features`: 'pixels' (flattened, in 0-2 units) or 'resnet20' (the 64 penultimate features of a CIFAR-10
+            classifier in `features/cifar10_resnet20.npz` under the data root).
+    """
+    name = config.get("features", "pixels")
+    if name not in EXTRACTORS:
+        raise UsageError(f"There are no features '{name}'; {nearest(name, EXTRACTORS)}")
+    return raw.flatten(1).double() / 127.5 if name == "pixels" else _resnet20_features(raw, config)
+
+
+def accuracy(train: Dataset, test: Dataset) -> float:
+    """Returns the accuracy on `test` of a support-vector classifier (C = 10) fitted to the pixels, in [0, 1], of `train`."""
+    fitted = SVC(C=10).fit(_pixels(train), _labels(train))
+    return float(fitted.score(_pixels(test), _labels(test)))
+
+
+def _pixels(part: Dataset) -> np.ndarray:
+    return part.raw.flatten(1).numpy() / 255.0
+
+
+def _labels(part: Dataset) -> np.ndarray:
+    if part.label is None:
+        raise UsageError("The accuracy score needs classes, and this data set has none.")
+    return part.label.numpy()
+
+
+@torch.no_grad()
+def _resnet20_features(raw: Tensor, config: Mapping[str, Any]) -> Tensor:
+    if raw.shape[1:] != (3, 32, 32):
+        raise UsageError(f"The features 'resnet20' are for 32x32 colour pictures, not {tuple(raw.shape[1:])}.")
+    weights = _resnet20(data_root(config) / "features" / "cifar10_resnet20.npz")
+    mean, std = (torch.tensor(values)[:, None, None] for values in IMAGENET)
+    parts = [_resnet20_forward((part.float() / 255 - mean) / std, weights) for part in raw.split(250)]
+    return torch.cat(parts).double()
+
+
+@functools.lru_cache(maxsize=1)
+def _resnet20(file: Path) -> dict[str, Tensor]:
+    if not file.exists():
+        raise UsageError(f"The features 'resnet20' need '{file}'; set data.root= or CMM_DATA, or use features=pixels.")
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            return {name.removeprefix("module."): torch.from_numpy(archive[name]) for name in archive.files}
+    except (OSError, ValueError) as error:
+        raise DataError(f"The weights '{file}' cannot be read: {error}.") from error
+
+
+def _resnet20_forward(x: Tensor, w: Mapping[str, Tensor]) -> Tensor:
+    """The residual network of He et al. (2015), section 4.2, with n = 3: returns its averaged last state, (N, 64)."""
+
+    def norm(h: Tensor, name: str) -> Tensor:
+        parts = (w[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(h, *parts)
+
+    h = F.relu(norm(F.conv2d(x, w["conv1.weight"], padding=1), "bn1"))
+    for stage in (1, 2, 3):
+        for block in range(3):
+            name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            out = F.relu(norm(F.conv2d(h, w[f"{name}.conv1.weight"], stride=stride, padding=1), f"{name}.bn1"))
+            out = norm(F.conv2d(out, w[f"{name}.conv2.weight"], padding=1), f"{name}.bn2")
+            if stride == 2:
+                quarter = h.shape[1] // 2
+                h = F.pad(h[:, :, ::2, ::2], (0, 0, 0, 0, quarter, quarter))
+            h = F.relu(out + h)
+    return h.mean(dim=(2, 3))

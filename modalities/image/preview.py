@@ -1,0 +1,83 @@
+r"""Pictures to look at: a labelled grid, and one PNG for each sample."""
+
+__all__ = ["grid", "write_files"]
+
+import numpy as np
+import os
+
+from collections.abc import Mapping
+from pathlib import Path
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+TARGET = 64  # pixels of a picture on the sheet, about
+COLUMNS = 16  # a longer row goes on below
+GAP, SPACE, MARGIN = 2, 10, 16  # between pictures, between rows, around the sheet
+FONT_SIZE = 16
+PAPER, INK = "#ffffff", "#30343b"
+
+
+def _images(raw: Tensor, scale: int) -> list[Image.Image]:
+    """Returns raw pictures, with shape (N, C, H, W), enlarged by a whole factor."""
+    pixels = raw.detach().cpu().repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    return [Image.fromarray(one[0] if len(one) == 1 else np.moveaxis(one, 0, -1)) for one in pixels.numpy()]
+
+
+def _save(image: Image.Image, file: Path) -> Path:
+    """Writes a PNG beside its place and renames it, so that nobody ever sees half of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        image.save(beside, format="PNG")
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)
+    return file
+
+
+def _block(raw: Tensor, scale: int) -> Image.Image:
+    """Lays raw pictures, with shape (N, C, H, W), side by side, in lines of `COLUMNS`."""
+    images = _images(raw, scale)
+    width, height = (side + GAP for side in images[0].size)
+    lines = -(-len(images) // COLUMNS)
+    block = Image.new("RGB", (min(len(images), COLUMNS) * width - GAP, lines * height - GAP), PAPER)
+    for index, image in enumerate(images):
+        block.paste(image, (index % COLUMNS * width, index // COLUMNS * height))
+    return block
+
+
+def grid(rows: Mapping[str, Tensor], file: Path, scale: int | None = None) -> Path:
+    """Writes a sheet with one labelled row for each entry, and returns its file.
+
+    Arguments:
+        rows: Raw pictures by the name of the row, with shape (N, C, H, W), in uint8; a row without any is left out.
+        file: Where to write it, as a PNG.
+        scale: The whole factor by which pictures are enlarged; by default such that they are about 64 pixels large.
+    """
+    side = max(next(iter(rows.values())).shape[-2:])
+    scale = scale or max(1, round(TARGET / side))
+    font = ImageFont.load_default(size=FONT_SIZE)
+    blocks = {name: _block(raw, scale) for name, raw in rows.items() if len(raw)}
+    indent = max((round(font.getlength(name)) + SPACE for name in blocks if name), default=0)
+    width = indent + max((block.width for block in blocks.values()), default=0)
+    height = sum(block.height + SPACE for block in blocks.values()) - SPACE
+    sheet = Image.new("RGB", (width + 2 * MARGIN, height + 2 * MARGIN), PAPER)
+    top = MARGIN
+    for name, block in blocks.items():
+        middle = MARGIN + indent - SPACE, top + block.height // 2
+        ImageDraw.Draw(sheet).text(middle, name, fill=INK, font=font, anchor="rm")
+        sheet.paste(block, (MARGIN + indent, top))
+        top += block.height + SPACE
+    return _save(sheet, file)
+
+
+def write_files(raw: Tensor, names: list[str], folder: Path) -> list[Path]:
+    """Writes one PNG for each picture, and returns the files.
+
+    Arguments:
+        raw: Pictures with shape (N, C, H, W), in uint8.
+        names: Their names without the suffix; a slash in it makes a sub-folder.
+        folder: Where to write them.
+    """
+    images = _images(raw, scale=1)
+    return [_save(image, folder / f"{name}.png") for image, name in zip(images, names, strict=True)]

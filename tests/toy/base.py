@@ -1,0 +1,39 @@
+r"""What both toy modalities share: plain files, plain previews."""
+
+__all__ = ["ToyModality"]
+
+import numpy as np
+
+from cm_multimodal.modality import Dataset, Modality
+from collections.abc import Mapping
+from pathlib import Path
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+from typing import Any
+
+
+class ToyModality(Modality):
+    """Writes samples as text."""
+
+    classifier = "logistic regression"
+
+    def preview(self, rows: Mapping[str, Tensor], file: Path) -> Path:
+        file = file.with_suffix(".txt")
+        file.write_text("".join(f"{name}: {row.tolist()}\n" for name, row in rows.items()))
+        return file
+
+    def write(self, raw: Tensor, names: list[str], folder: Path) -> list[Path]:
+        files = [folder / f"{name}.txt" for name in names]
+        for file, each in zip(files, raw, strict=True):
+            file.write_text(f"{each.tolist()}\n")
+        return files
+
+    def arrays(self, raw: Tensor) -> dict[str, Any]:
+        return {"x": raw.numpy()}
+
+    def features(self, raw: Tensor, config: Mapping[str, Any]) -> Tensor:
+        return raw.flatten(1).double()
+
+    def accuracy(self, train: Dataset, test: Dataset, config: Mapping[str, Any]) -> float:
+        fitted = LogisticRegression().fit(self.features(train.raw, config), np.asarray(train.label))
+        return float(fitted.score(self.features(test.raw, config), np.asarray(test.label)))

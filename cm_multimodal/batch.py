@@ -22,9 +22,13 @@ class Conditions:
     mask: Tensor | None = None
     dropout: Draws | None = None
 
-    def take(self, rows: Tensor) -> "Conditions":
+    def take(self, rows: Tensor | slice) -> "Conditions":
         """Returns the conditions of some of the rows."""
-        return Conditions(*(None if part is None else _rows(part, rows) for part in (self.label, self.mask, self.dropout)))
+        return Conditions(
+            None if self.label is None else self.label[rows],
+            None if self.mask is None else self.mask[rows],
+            None if self.dropout is None else self.dropout.take(rows),
+        )
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,3 @@ class Batch:
 
     x: Tensor
     cond: Conditions = Conditions()
-
-
-def _rows(part: Tensor | Draws, rows: Tensor) -> Tensor | Draws:
-    return part.take(rows) if isinstance(part, Draws) else part[rows]

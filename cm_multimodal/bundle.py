@@ -111,9 +111,7 @@ def empty_map(card: Card, modality: Modality, precision: Precision = Precision()
     if size > LIMITS["parameters"]:
         raise DataError(f"The bundle's network would have {size:,} parameters, more than the limit.")
     net = modality.net(card.net, card.two_times)
-    return build_flow_map(
-        net, card.path, card.scaling, card.spec.sigma_data, frozenset(card.learned), precision
-    )
+    return build_flow_map(net, card.path, card.scaling, card.spec.sigma_data, frozenset(card.learned), precision)
 
 
 def read_card(folder: Path) -> Card:
@@ -139,9 +137,7 @@ def _card(raw: Any) -> Card:
     if not isinstance(spec, dict):
         raise ValueError("'spec' is not a mapping")
     shape, classes = tuple(spec.pop("shape")), tuple(spec.pop("classes", ()))
-    card = Card(
-        spec=TensorSpec(shape=shape, classes=classes, **spec), learned=tuple(raw.pop("learned")), **raw
-    )
+    card = Card(spec=TensorSpec(shape=shape, classes=classes, **spec), learned=tuple(raw.pop("learned")), **raw)
     _check(card)
     return card
 
@@ -150,9 +146,11 @@ def _check(card: Card) -> None:
     """Bounds every number and looks up every name before anything is built."""
     shape, sigma = card.spec.shape, card.spec.sigma_data
     checks = {
-        "its shape": all(type(n) is int and n > 0 for n in shape) and math.prod(shape) <= LIMITS["elements of a sample"],
+        "its shape": all(type(n) is int and n > 0 for n in shape)
+        and math.prod(shape) <= LIMITS["elements of a sample"],
         "its sigma_data": isinstance(sigma, float) and math.isfinite(sigma) and sigma > 0,
-        "its classes": len(card.spec.classes) <= LIMITS["classes"] and all(isinstance(c, str) for c in card.spec.classes),
+        "its classes": len(card.spec.classes) <= LIMITS["classes"]
+        and all(isinstance(c, str) for c in card.spec.classes),
         "its chunk": type(card.chunk) is int and 0 < card.chunk <= 65_536,
         "its path": card.path in PARTS["path"],
         "its scaling": card.scaling in PARTS["scaling"],

@@ -80,6 +80,8 @@ def _verb_help(verb: str) -> str:
     root = inside if inside.is_dir() else Path(__file__).parents[1] / "configs"
     examples = "\n".join(f"  cmm {verb} {words}" for words in EXAMPLES[verb])
     options = "".join(f"  {line}\n" for line in (root / f"{verb}.yaml").read_text().splitlines())
-    known = sorted(str(f.relative_to(root / "experiment").with_suffix("")) for f in (root / "experiment").rglob("*.yaml"))
+    known = sorted(
+        str(f.relative_to(root / "experiment").with_suffix("")) for f in (root / "experiment").rglob("*.yaml")
+    )
     more = f"\nexperiments: {', '.join(known)}" if verb == "train" else ""
     return f"cmm {verb}: {VERBS[verb]}\n\n{examples}\n\noptions and their defaults:\n{options}{more}".rstrip()

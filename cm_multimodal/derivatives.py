@@ -45,7 +45,7 @@ class Derivative(ABC):
 
 
 class ForwardMode(Derivative):
-    """Forward-mode automatic differentiation. Attention runs on the mathematical kernel: the fused ones have no forward rule."""
+    """Forward-mode differentiation. Attention runs on the mathematical kernel: the fused ones have no forward rule."""
 
     name = "forward_mode"
 

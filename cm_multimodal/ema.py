@@ -151,7 +151,7 @@ def reconstruct(snapshots: Sequence[Snapshot], std: float, seen: int | None = No
     times = np.array([shot.seen for shot in snapshots], dtype=np.float64)
     powers = np.array([exponent(shot.std) for shot in snapshots])
     gram = _overlap(times[:, None], powers[:, None], times[None, :], powers[None, :])
-    goal = _overlap(times, powers, np.float64(seen), np.float64(exponent(std)))
+    goal = _overlap(times, powers, np.array(float(seen)), np.array(exponent(std)))
     share = np.linalg.lstsq(gram, goal, rcond=None)[0]
     first = snapshots[0].weights
     return {

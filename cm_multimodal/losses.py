@@ -39,7 +39,12 @@ class Loss:
 
 
 class Metric(ABC):
-    """A distance per sample. `quadratic` says whether its gradient is linear in the target; `simplex`, whether both are probabilities."""
+    """A distance per sample.
+
+    Attributes:
+        quadratic: Whether its gradient is linear in the target.
+        simplex: Whether prediction and target are probabilities.
+    """
 
     quadratic = False
     simplex = False
@@ -116,6 +121,7 @@ class LearnedLogVariance(nn.Module):
 
     def __init__(self, features: int = 32) -> None:
         super().__init__()
+        self.frequencies: Tensor
         self.register_buffer("frequencies", torch.arange(1, features + 1, dtype=torch.float32))
         self.linear = nn.Linear(2 * features, 1)
         nn.init.zeros_(self.linear.weight)

@@ -87,12 +87,24 @@ class Rotation(Scaling):
     """
 
     def jump(self, path: Path, sigma_data: float, s: Tensor, t: Tensor) -> Affine:
-        cos_s, sin_s, cos_t, sin_t = path.alpha(s), path.sigma(s) / sigma_data, path.alpha(t), path.sigma(t) / sigma_data
+        cos_s, sin_s, cos_t, sin_t = (
+            path.alpha(s),
+            path.sigma(s) / sigma_data,
+            path.alpha(t),
+            path.sigma(t) / sigma_data,
+        )
         square = cos_s**2 + sin_s**2
-        return Affine((cos_s * cos_t + sin_s * sin_t) / square, sigma_data * (cos_s * sin_t - cos_t * sin_s) / square.sqrt())
+        return Affine(
+            (cos_s * cos_t + sin_s * sin_t) / square, sigma_data * (cos_s * sin_t - cos_t * sin_s) / square.sqrt()
+        )
 
     def tangent(self, path: Path, sigma_data: float, s: Tensor) -> Affine:
-        cos, sin, d_cos, d_sin = path.alpha(s), path.sigma(s) / sigma_data, path.d_alpha(s), path.d_sigma(s) / sigma_data
+        cos, sin, d_cos, d_sin = (
+            path.alpha(s),
+            path.sigma(s) / sigma_data,
+            path.d_alpha(s),
+            path.d_sigma(s) / sigma_data,
+        )
         square = cos**2 + sin**2
         return Affine((cos * d_cos + sin * d_sin) / square, sigma_data * (cos * d_sin - d_cos * sin) / square.sqrt())
 

@@ -15,7 +15,7 @@ References:
     | Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models (Lu & Song, 2024)
 """
 
-__all__ = ["PATHS", "EDM", "Linear", "Path", "TrigFlow", "VPCosine", "VPLinear", "build_path"]
+__all__ = ["EDM", "PATHS", "Linear", "Path", "TrigFlow", "VPCosine", "VPLinear", "build_path"]
 
 import math
 import torch
@@ -63,7 +63,10 @@ class Path(ABC):
         return self._scale(self.d_alpha(t), x) * x + self._scale(self.d_sigma(t), x) * eps
 
     def denoised(self, x_t: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
-        r"""Returns the denoised state that a velocity implies: \((\sigma' x_t - \sigma v) / (\alpha \sigma' - \sigma \alpha')\)."""
+        r"""Returns the denoised state that a velocity implies.
+
+        It is \((\sigma' x_t - \sigma v) / (\alpha \sigma' - \sigma \alpha')\).
+        """
         ds, s, w = self.d_sigma(t), self.sigma(t), self._wronskian(t)
         return self._scale(ds / w, x_t) * x_t - self._scale(s / w, x_t) * velocity
 

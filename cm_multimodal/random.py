@@ -66,9 +66,7 @@ def uniform(seed: int, stream: str, ids: Tensor, shape: tuple[int, ...] = ()) ->
     return ((whole.double() + 0.5) * 2.0**-32).reshape(len(ids), *shape)
 
 
-def noise(
-    seed: int, stream: str, ids: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
-) -> Tensor:
+def noise(seed: int, stream: str, ids: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
     """Returns standard normal numbers, with shape (B, *shape)."""
     return torch.special.ndtri(uniform(seed, stream, ids, shape)).to(dtype)
 
@@ -118,10 +116,10 @@ class Draws:
         return dropout_mask(self.seed, stream, self.ids, shape, rate)
 
     def share(self, fraction: float) -> Tensor:
-        """Marks an even share of the samples, with shape (B,): any run of n ids holds `fraction * n` of them, give or take one."""
+        """Marks an even share of the samples, with shape (B,): `fraction * n` of any n ids in a row, give or take one."""
         ids = self.ids.double()
         return torch.floor((ids + 1) * fraction) > torch.floor(ids * fraction)
 
-    def take(self, rows: Tensor) -> "Draws":
+    def take(self, rows: Tensor | slice) -> "Draws":
         """Returns the draws of some of the rows; their numbers stay what they were."""
         return Draws(self.seed, self.ids[rows])

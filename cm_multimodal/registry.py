@@ -8,7 +8,6 @@ import pkgutil
 
 from typing import TypeVar
 
-
 T = TypeVar("T")
 
 

@@ -10,6 +10,7 @@ import torch
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 from torch import Tensor
 
 from .batch import Conditions
@@ -46,7 +47,7 @@ class Chain(Sampler):
         return frozenset({"edge"} if steps == 1 else {"triangle"})
 
     def __call__(self, flow_map: SolutionMap, x: Tensor, times: Tensor, cond: Conditions, draws: Draws) -> Tensor:
-        for s, t in zip(times[:-1], times[1:], strict=True):
+        for s, t in pairwise(times):
             x = flow_map.jump(x, rows(s, x), rows(t, x), cond)
         return x
 
@@ -62,7 +63,7 @@ class Renoise(Sampler):
         return frozenset({"edge"})
 
     def __call__(self, flow_map: SolutionMap, x: Tensor, times: Tensor, cond: Conditions, draws: Draws) -> Tensor:
-        for index, (s, t) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        for index, (s, t) in enumerate(pairwise(times)):
             x = flow_map.jump(x, rows(s, x), torch.zeros_like(rows(s, x)), cond)
             if t > 0:
                 eps = draws.noise(f"renoise/{index}", tuple(x.shape[1:]), x.dtype)
@@ -88,7 +89,7 @@ class Gamma(Sampler):
 
     def __call__(self, flow_map: SolutionMap, x: Tensor, times: Tensor, cond: Conditions, draws: Draws) -> Tensor:
         path = flow_map.path
-        for index, (s, t) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        for index, (s, t) in enumerate(pairwise(times)):
             below = path.time_of((1 - self.gamma**2) ** 0.5 * path.noise_ratio(t))
             x = flow_map.jump(x, rows(s, x), rows(below, x), cond)
             if t > 0 and self.gamma > 0:

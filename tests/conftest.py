@@ -7,7 +7,6 @@ from cm_multimodal.cli import main
 from cm_multimodal.modality import register_modality
 from collections.abc import Callable
 from pathlib import Path
-
 from toy.points import Points
 from toy.tokens import Tokens
 

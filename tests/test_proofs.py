@@ -277,7 +277,9 @@ def test_derivatives_agree(path_name: str) -> None:
     def f(x: Tensor, s: Tensor) -> Tensor:
         return flow_map.mean_velocity(x, s, path.time_of(torch.full_like(s, 0.05)), NONE)
 
-    forward, backward, central = (DERIVATIVES[key]() for key in ("forward_mode", "double_backward", "central_difference"))
+    forward, backward, central = (
+        DERIVATIVES[key]() for key in ("forward_mode", "double_backward", "central_difference")
+    )
     reference = forward(f, x, s, v)
     assert reference.norm() > 1
     torch.testing.assert_close(backward(f, x, s, v), reference, rtol=1e-12, atol=1e-12)

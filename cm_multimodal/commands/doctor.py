@@ -28,11 +28,12 @@ def findings(root: str | None) -> Iterator[str]:
     yield f"Python {facts['python']} on {facts['system']}."
     yield f"{facts['processor']}: {facts['cores']} cores free."
     yield "GPU: " + (", ".join(facts["gpus"]) if facts["gpus"] else "none; training runs on the CPU.")
-    yield f"bf16 in hardware: {'yes' if facts['bf16'] else 'no'}; precision=auto trains in {'bf16' if facts['bf16'] else 'float32'}."
+    yield f"bf16 in hardware: {'yes; precision=auto uses it' if facts['bf16'] else 'no; training is in float32'}."
     yield "Packages: " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES) + "."
     yield from _derivatives()
     folder = Path(root or os.environ.get("CMM_DATA") or "data").expanduser()
-    yield f"Data: '{folder}' {'holds ' + ', '.join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else 'is not there; set data.root= or CMM_DATA'}."
+    held = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else ""
+    yield f"Data: '{folder}' {f'holds {held}' if held else 'holds nothing; set data.root= or CMM_DATA'}."
 
 
 def _version(name: str) -> str:

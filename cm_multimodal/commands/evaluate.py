@@ -19,7 +19,10 @@ def run(config: Mapping[str, Any]) -> None:
     folder, model = folder_of(config), load(config)
     whole = read_config(folder) if config["run"] is not None else {}
     data = {**whole.get("data", {}), **config["data"]}
-    settings = {**whole.get("evaluation", {}), **{k: config[k] for k in ("n", "seeds", "features") if config[k] is not None}}
+    settings = {
+        **whole.get("evaluation", {}),
+        **{k: config[k] for k in ("n", "seeds", "features") if config[k] is not None},
+    }
     ground = reference(model.bundle, data, settings)
     protocol = Protocol.of(model.bundle, ground, data, str(model.device))
     rows = [real_row(model, ground)]

@@ -41,7 +41,9 @@ def _files(model: Model, samples: Samples, out: Path) -> Path:
     modality = model.bundle.modality
     modality.write(samples.raw, [f"{i:06d}" for i in samples.sample_id.tolist()], out)
     columns = 16 if len(samples.raw) > 64 else 8
-    rows = {f"{i * columns}": samples.raw[i * columns : (i + 1) * columns] for i in range(-(-len(samples.raw) // columns))}
+    rows = {
+        f"{i * columns}": samples.raw[i * columns : (i + 1) * columns] for i in range(-(-len(samples.raw) // columns))
+    }
     return modality.preview(dict(list(rows.items())[:16]), out / "grid")
 
 

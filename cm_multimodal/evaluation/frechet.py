@@ -1,6 +1,9 @@
 r"""The Fréchet distance between two sets of features, each taken as Gaussian.
 
-.. math:: d^2 = \lVert \mu_a - \mu_b \rVert^2 + \mathrm{tr}(\Sigma_a + \Sigma_b - 2 (\Sigma_a^{1/2} \Sigma_b \Sigma_a^{1/2})^{1/2})
+.. math::
+
+    d^2 = \lVert \mu_a - \mu_b \rVert^2
+        + \mathrm{tr}(\Sigma_a + \Sigma_b - 2 (\Sigma_a^{1/2} \Sigma_b \Sigma_a^{1/2})^{1/2})
 
 The square root is taken of a symmetric matrix, so that it is never complex.
 

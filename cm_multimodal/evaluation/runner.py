@@ -69,7 +69,9 @@ def reference(bundle: Bundle, data: Mapping[str, Any], settings: Mapping[str, An
     splits = bundle.modality.dataset(data)
     spec = type(bundle.modality).describe(splits.train)
     if (spec.shape, spec.classes) != (bundle.card.spec.shape, bundle.card.spec.classes):
-        raise UsageError(f"The data have shape {spec.shape} and {len(spec.classes)} classes; the model was trained on others.")
+        raise UsageError(
+            f"The data have shape {spec.shape} and {len(spec.classes)} classes; the model was trained on others."
+        )
     if len(splits.test) == 0:
         raise DataError("There is no test set to score against; set data.test_fraction=0.1.")
     config = {**settings, "root": data.get("root")}
@@ -77,9 +79,7 @@ def reference(bundle: Bundle, data: Mapping[str, Any], settings: Mapping[str, An
     return Reference(splits, bundle.modality.features(splits.test.raw, config), settings, n, config)
 
 
-def evaluate(
-    model: Model, ground: Reference, steps: Sequence[int], diagonal: Sequence[int] = ()
-) -> Iterator[Row]:
+def evaluate(model: Model, ground: Reference, steps: Sequence[int], diagonal: Sequence[int] = ()) -> Iterator[Row]:
     """Yields a row for every method, number of steps and seed.
 
     Arguments:

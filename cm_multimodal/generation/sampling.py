@@ -91,9 +91,10 @@ def make_plan(
     for name, value in {"n": n, "steps": steps}.items():
         if type(value) is not int or not 1 <= value <= LIMITS[name]:
             raise UsageError(f"{name}={value} is not possible; {name} is a whole number from 1 to {LIMITS[name]:,}.")
-    for kind, name, known in (("grid", grid, GRIDS), ("path", path, PATHS)):
-        if name is not None and name not in known:
-            raise UsageError(f"There is no {kind} '{name}'; {nearest(name, known)}")
+    if grid not in GRIDS:
+        raise UsageError(f"There is no grid '{grid}'; {nearest(str(grid), GRIDS)}")
+    if path is not None and path not in PATHS:
+        raise UsageError(f"There is no path '{path}'; {nearest(str(path), PATHS)}")
     if type(seed) is not int:
         raise UsageError(f"seed={seed} is not a whole number.")
     if not 0 <= gamma <= 1:
@@ -118,8 +119,8 @@ def sample(bundle: Bundle, plan: Plan, device: torch.device | str = "cpu") -> It
 def collect(bundle: Bundle, plan: Plan, device: torch.device | str = "cpu") -> Samples:
     """Returns all samples of a plan at once."""
     parts = list(sample(bundle, plan, device))
-    joined = (torch.cat([getattr(part, name) for part in parts]) for name in ("raw", "label", "sample_id"))
-    return Samples(*joined, plan.calls)
+    raw, label, ids = (torch.cat([getattr(part, name) for part in parts]) for name in ("raw", "label", "sample_id"))
+    return Samples(raw, label, ids, plan.calls)
 
 
 @torch.no_grad()
@@ -145,20 +146,35 @@ def _method(bundle: Bundle, steps: int, sampler: str | None, solver: str | None,
         raise UsageError("sampler= and solver= are two roads to the same samples: give one of them.")
     learned = frozenset(bundle.card.learned)
     if sampler is None and solver is None:
-        sampler, solver = ("chain", None) if "triangle" in learned else ("renoise", None)
-        if not learned & {"triangle", "edge"}:
-            sampler, solver = None, "euler"
-    kind, name, known = ("solver", solver, SOLVERS) if solver is not None else ("sampler", sampler, SAMPLERS)
-    if name not in known:
-        raise UsageError(f"There is no {kind} '{name}'; {nearest(str(name), known)}")
-    method = Gamma(gamma) if name == "gamma" else known[name]()
-    missing = (frozenset({"diagonal"}) if kind == "solver" else method.needs(steps)) - learned
+        sampler, solver = _usual(learned)
+    method = _solver(str(solver)) if sampler is None else _sampler(str(sampler), gamma)
+    missing = method.needs(steps) - learned
     if missing:
+        asked = f"solver '{solver}'" if sampler is None else f"sampler '{sampler}'"
         raise UsageError(
-            f"The {kind} '{name}' with steps={steps} needs the {_and(missing)} of the solution map, but this model "
+            f"The {asked} with steps={steps} needs the {_and(missing)} of the solution map, but this model "
             f"({bundle.card.objective}) learned the {_and(learned)} only; {_advice(learned)}"
         )
     return method
+
+
+def _usual(learned: frozenset[str]) -> tuple[str | None, str | None]:
+    """Returns the (sampler, solver) that suits what was learned."""
+    if not learned & {"triangle", "edge"}:
+        return None, "euler"
+    return ("chain" if "triangle" in learned else "renoise"), None
+
+
+def _solver(name: str) -> Solver:
+    if name not in SOLVERS:
+        raise UsageError(f"There is no solver '{name}'; {nearest(name, SOLVERS)}")
+    return SOLVERS[name]()
+
+
+def _sampler(name: str, gamma: float) -> Sampler:
+    if name not in SAMPLERS:
+        raise UsageError(f"There is no sampler '{name}'; {nearest(name, SAMPLERS)}")
+    return Gamma(gamma) if name == "gamma" else SAMPLERS[name]()
 
 
 def _advice(learned: frozenset[str]) -> str:
@@ -178,4 +194,3 @@ def _label(bundle: Bundle, label: int | str | None) -> int | None:
 
 def _and(parts: frozenset[str]) -> str:
     return " and the ".join(sorted(parts))
-

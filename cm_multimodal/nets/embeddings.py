@@ -26,6 +26,7 @@ class TimeFeatures(nn.Module):
     def __init__(self, features: int, lowest: float = 0.5, highest: float = 32.0) -> None:
         super().__init__()
         ramp = torch.linspace(math.log(lowest), math.log(highest), features // 2)
+        self.frequencies: Tensor
         self.register_buffer("frequencies", ramp.exp(), persistent=False)
 
     def forward(self, n: Tensor) -> Tensor:

@@ -22,7 +22,12 @@ from .attention import GridAttention, heads_of
 from .embeddings import ConditionEmbedding
 from .norm import GroupNorm
 
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+ConvNd = nn.Conv1d | nn.Conv2d | nn.Conv3d
+CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
+    1: nn.Conv1d,
+    2: nn.Conv2d,
+    3: nn.Conv3d,
+}
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,9 @@ class ResidualBlock(nn.Module):
         self.conv_in = conv(c_in, c_out, 3, padding=1)
         self.modulation = nn.Linear(shape.channels * shape.embedding, 2 * c_out)
         self.norm_out = GroupNorm(c_out, shape.groups)
-        self.conv_out = conv(c_out, c_out, 3, padding=1)
+        self.conv_out = zero(conv(c_out, c_out, 3, padding=1))
         self.skip = conv(c_in, c_out, 1) if c_in != c_out else nn.Identity()
         self.dropout, self.stream = shape.dropout, f"dropout/{name}"
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
 
     def forward(self, x: Tensor, embedding: Tensor, cond: Conditions) -> Tensor:
         h = self.conv_in(F.silu(self.norm_in(x)))
@@ -112,13 +115,11 @@ class UNet(nn.Module):
         for level, target in reversed(list(enumerate(widths))):
             for index in range(shape.blocks + 1):
                 grow = level < len(widths) - 1 and index == 0
-                stage = Stage(dims, width + left.pop(), target, shape, level in shape.attention, f"up{level}.{index}")
-                self.up.append(nn.ModuleList([conv(width, width, 3, padding=1) if grow else nn.Identity(), stage]))
+                attend = level in shape.attention
+                self.up.append(UpStage(dims, width, left.pop(), target, shape, grow, attend, f"up{level}.{index}"))
                 width = target
         self.norm = GroupNorm(width, shape.groups)
-        self.leave = conv(width, channels, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        self.leave = zero(conv(width, channels, 3, padding=1))
 
     def forward(self, x: Tensor, n_s: Tensor, n_t: Tensor, cond: Conditions) -> Tensor:
         """Returns a tensor of the state's shape, (B, C, *).
@@ -140,11 +141,8 @@ class UNet(nn.Module):
             h = part(h, embedding, cond) if isinstance(part, Stage) else part(h)
             left.append(h)
         h = self.middle_out(self.middle_in(h, embedding, cond), embedding, cond)
-        for grow, stage in self.up:
-            skip = left.pop()
-            if not isinstance(grow, nn.Identity):
-                h = grow(F.interpolate(h, size=skip.shape[2:], mode="nearest"))
-            h = stage(torch.cat([h, skip], dim=1), embedding, cond)
+        for part in self.up:
+            h = part(h, left.pop(), embedding, cond)
         return self.leave(F.silu(self.norm(h)))
 
 
@@ -162,8 +160,31 @@ class Stage(nn.Module):
         return h if self.attention is None else self.attention(h)
 
 
+class UpStage(nn.Module):
+    """A stage of the way up: it joins the state of a stage of the way down, on a finer grid where `grow`."""
+
+    def __init__(
+        self, dims: int, width: int, skip: int, target: int, shape: UNetShape, grow: bool, attention: bool, name: str
+    ) -> None:
+        super().__init__()
+        self.grow = CONVOLUTIONS[dims](width, width, 3, padding=1) if grow else None
+        self.stage = Stage(dims, width + skip, target, shape, attention, name)
+
+    def forward(self, x: Tensor, skip: Tensor, embedding: Tensor, cond: Conditions) -> Tensor:
+        if self.grow is not None:
+            x = self.grow(F.interpolate(x, size=skip.shape[2:], mode="nearest"))
+        return self.stage(torch.cat([x, skip], dim=1), embedding, cond)
+
+
+def zero(layer: ConvNd) -> ConvNd:
+    """Starts a convolution at zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
 def _on_grid(values: Tensor, x: Tensor) -> Tensor:
-    """Brings per-sample or per-position values, with shape (B, *, C), to a grid that broadcasts against `x`, with shape (B, C, *)."""
+    """Brings values per sample or position, with shape (B, *, C), to a grid that broadcasts against (B, C, *)."""
     values = values.movedim(-1, 1)
     if values.ndim == 2:
         return values.reshape(*values.shape, *(1,) * (x.ndim - 2))

@@ -7,7 +7,10 @@ The identity is the Eulerian one, \(\frac{d}{ds} \Psi_{s \to t}(x_s) = 0\) along
 
 and the loss regresses \(u_\theta\) on the right-hand side with its derivative stopped,
 
-.. math:: L = \mathbb{E} \, w \, \lVert u_\theta - \mathrm{sg}[v - (s - t) \tfrac{d}{ds} u_\theta] \rVert^2, \qquad w = (\lVert \cdot \rVert^2 + c)^{-p} .
+.. math::
+
+    L = \mathbb{E} \, w \, \lVert u_\theta - \mathrm{sg}[v - (s - t) \tfrac{d}{ds} u_\theta] \rVert^2,
+    \qquad w = (\lVert \cdot \rVert^2 + c)^{-p} .
 
 On the diagonal this is flow matching, and the derivative is taken for the other samples only. The gradient is linear in
 the velocity, so that the conditional one may stand in for the true one. Needs two times and one directional derivative;
@@ -88,7 +91,7 @@ class MeanFlow(Objective):
 
     def self_check(self, flow_map: SolutionMap, batch: Batch) -> list[str]:
         """Holds the derivative against a finite difference, in float64, on a copy of the map with perturbed weights."""
-        probe = perturbed(flow_map)
+        probe = perturbed(flow_map)  # type: ignore[type-var]
         draws = Draws(0, torch.arange(len(batch.x), device=batch.x.device))
         x, v = (draws.noise(name, tuple(batch.x.shape[1:]), torch.float64) for name in ("state", "tangent"))
         s, cond = flow_map.path.time_of(torch.exp(draws.uniform("times") - 0.5)), batch.cond

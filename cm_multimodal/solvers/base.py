@@ -18,6 +18,10 @@ class Solver(ABC):
 
     calls_per_step: int
 
+    def needs(self, steps: int) -> frozenset[str]:
+        """Returns which parts of the map must have been learned."""
+        return frozenset({"diagonal"})
+
     @abstractmethod
     def __call__(self, flow_map: SolutionMap, x: Tensor, times: Tensor, cond: Conditions) -> Tensor:
         """Returns clean samples, with shape (B, *).

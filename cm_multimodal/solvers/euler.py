@@ -2,6 +2,7 @@ r"""Euler's method on the probability-flow ODE, \(x_t = x_s + (t - s) \, v(x_s, 
 
 __all__ = ["Euler"]
 
+from itertools import pairwise
 from torch import Tensor
 
 from ..batch import Conditions
@@ -16,7 +17,7 @@ class Euler(Solver):
     calls_per_step = 1
 
     def __call__(self, flow_map: SolutionMap, x: Tensor, times: Tensor, cond: Conditions) -> Tensor:
-        for s, t in zip(times[:-1], times[1:], strict=True):
+        for s, t in pairwise(times):
             step = expand_right((t - s).expand(len(x)), x).to(x.dtype)
             x = x + step * flow_map.velocity(x, s.expand(len(x)), cond)
         return x

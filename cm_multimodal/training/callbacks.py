@@ -41,9 +41,7 @@ class Recorder(lightning.Callback):
         self.clock, self.seen = time.perf_counter(), module.seen
         forget_after(self.file, module.seen)
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         module = _training(pl_module)
         if module.seen // self.batch % self.every or not module.window.count:
             return
@@ -91,9 +89,7 @@ class Keeper(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.saved = _training(pl_module).seen
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         module = _training(pl_module)
         due = module.seen // self.every > self.saved // self.every or module.seen >= module.samples
         if due or trainer.should_stop:
@@ -116,15 +112,13 @@ class Previewer(lightning.Callback):
         draw: Draws them.
     """
 
-    def __init__(self, every: int, draw: Callable[[TrainingModule], None]) -> None:
+    def __init__(self, every: int, draw: Callable[[TrainingModule], object]) -> None:
         self.every, self.draw, self.last = every, draw, 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.last = _training(pl_module).seen
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         module = _training(pl_module)
         if module.seen // self.every > self.last // self.every or module.seen >= module.samples:
             self.draw(module)
@@ -147,9 +141,7 @@ class StopSignals(lightning.Callback):
         except ValueError:  # not in the main thread: whoever runs this thread sees to signals
             self.before = {}
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         if self.received:
             trainer.should_stop = True
 
@@ -179,4 +171,8 @@ def _training(module: lightning.LightningModule) -> TrainingModule:
 
 def _minutes(seconds: float) -> str:
     whole = int(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d}"
+    return (
+        f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+        if whole >= 3600
+        else f"{whole // 60}:{whole % 60:02d}"
+    )

@@ -64,7 +64,9 @@ def save(root: Path, samples: int, card: Card, weights: Mapping[str, Tensor], st
         _sync(root)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise DataError(f"The checkpoint '{final}' could not be written: {error}. Earlier ones are untouched.") from error
+        raise DataError(
+            f"The checkpoint '{final}' could not be written: {error}. Earlier ones are untouched."
+        ) from error
     return Checkpoint(final, samples)
 
 
@@ -87,13 +89,17 @@ def check(folder: Path) -> Checkpoint:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         if manifest["format"] != FORMAT:
-            raise DataError(f"The checkpoint '{folder}' is of format {manifest['format']}; this program reads {FORMAT}.")
+            raise DataError(
+                f"The checkpoint '{folder}' is of format {manifest['format']}; this program reads {FORMAT}."
+            )
         for name, entry in manifest["files"].items():
             if _entry(folder / Path(name).name) != entry:
                 raise DataError(f"The checkpoint '{folder}' is damaged: '{name}' is not what was written.")
         return Checkpoint(folder, int(manifest["samples"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"The checkpoint '{folder}' is damaged: its manifest or a file cannot be read ({error}).") from error
+        raise DataError(
+            f"The checkpoint '{folder}' is damaged: its manifest or a file cannot be read ({error})."
+        ) from error
 
 
 def load_state(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -120,7 +120,7 @@ class TrainingModule(lightning.LightningModule):
         self.skipped = 0
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate(self.seen, self.samples)
-        self.optimizers().step()
+        self.optimizers().step()  # type: ignore[union-attr]
         for average in self.averages:
             average.update(self.flow_map.net, self.seen, batch)
 
@@ -131,7 +131,12 @@ class TrainingModule(lightning.LightningModule):
         if self.skipped < self.settings.skip_limit:
             return
         file = self.folder / "diagnosis.json"
-        facts = {"samples_seen": self.seen, "loss": float(loss), "grad_norm": float(norm), "ids": drawn.draws.ids.tolist()}
+        facts = {
+            "samples_seen": self.seen,
+            "loss": float(loss),
+            "grad_norm": float(norm),
+            "ids": drawn.draws.ids.tolist(),
+        }
         file.write_text(json.dumps(facts))
         raise Diverged(
             f"Training diverged: {self.skipped} updates in a row had a loss or gradient that is not finite. The last "

@@ -43,4 +43,6 @@ def _one_of_each(test: Dataset, columns: int) -> Tensor:
     if test.label is None or not test.classes:
         return torch.arange(columns) % len(test)
     places = [torch.nonzero(test.label == c % len(test.classes))[:, 0] for c in range(columns)]
-    return torch.stack([p[c // len(test.classes) % len(p)] if len(p) else torch.tensor(0) for c, p in enumerate(places)])
+    return torch.stack(
+        [p[c // len(test.classes) % len(p)] if len(p) else torch.tensor(0) for c, p in enumerate(places)]
+    )

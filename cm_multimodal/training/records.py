@@ -64,7 +64,9 @@ class RunRecord:
             _replace(self.folder / "env.json", json.dumps(machine, indent=1) + "\n")
             _replace(self.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
         except OSError as error:
-            raise UsageError(f"The run folder '{self.folder}' cannot be written: {error}. Choose another with runs=.") from error
+            raise UsageError(
+                f"The run folder '{self.folder}' cannot be written: {error}. Choose another with runs=."
+            ) from error
 
     def compare(self, config: Mapping[str, Any]) -> list[str]:
         """Returns sentences on what changed harmlessly since the run was started.

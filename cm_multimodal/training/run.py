@@ -1,6 +1,6 @@
 r"""A training run: a folder, a configuration, and the same call again to go on.
 
-    config.yaml   env.json   metrics.jsonl   samples/   checkpoints/   evaluation/   bundle/   tensorboard/
+config.yaml   env.json   metrics.jsonl   samples/   checkpoints/   evaluation/   bundle/   tensorboard/
 """
 
 __all__ = ["build_parts", "export", "load", "train"]
@@ -184,8 +184,8 @@ def _threads(record: RunRecord, settings: TrainSettings, report: Report) -> int:
 
 def _module(config: Mapping[str, Any], parts: Parts, settings: TrainSettings, folder: Path) -> TrainingModule:
     net = parts.flow_map.net
-    if settings.channels_last:
-        net.to(memory_format=torch.channels_last if len(parts.card.spec.shape) == 3 else torch.contiguous_format)
+    if settings.channels_last and len(parts.card.spec.shape) == 3:
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     averages = [Average(net, decay) for decay in build_decays(config["ema"])]
     optimizer = _settings(OptimizerSettings, config["optimizer"], "optimizer")
     micro = min(settings.micro_batch or settings.batch, settings.batch)
@@ -232,7 +232,9 @@ def _fit(
         signals,
         Recorder(record.folder, settings.log_every, settings.batch),
         Keeper(record.checkpoints, settings.checkpoint_every, settings.keep, lambda m: _publish(parts.card, m)),
-        Previewer(settings.preview_every, lambda m: draw(*_publish(parts.card, m), parts.splits.test, record.samples, device)),
+        Previewer(
+            settings.preview_every, lambda m: draw(*_publish(parts.card, m), parts.splits.test, record.samples, device)
+        ),
     ]
     if settings.compile:
         module.flow_map.net.compile()

@@ -4,13 +4,12 @@ __all__ = ["ImageModality"]
 
 import torch
 
+from cm_multimodal.errors import UsageError, nearest
+from cm_multimodal.modality import Dataset, Modality, Splits, TensorSpec
 from collections.abc import Mapping
 from pathlib import Path
 from torch import Tensor
 from typing import Any
-
-from cm_multimodal.errors import UsageError, nearest
-from cm_multimodal.modality import Dataset, Modality, Splits, TensorSpec
 
 from . import data, metrics, preview
 from .net import build_net

@@ -6,15 +6,14 @@ import functools
 import numpy as np
 import torch
 
+from cm_multimodal.errors import DataError, UsageError, nearest
+from cm_multimodal.modality import Dataset
 from collections.abc import Mapping
 from pathlib import Path
 from sklearn.svm import SVC
 from torch import Tensor
 from torch.nn import functional as F
 from typing import Any
-
-from cm_multimodal.errors import DataError, UsageError, nearest
-from cm_multimodal.modality import Dataset
 
 from .data import data_root
 
@@ -77,8 +76,8 @@ def _resnet20_forward(x: Tensor, w: Mapping[str, Tensor]) -> Tensor:
     """The residual network of He et al. (2015), section 4.2, with n = 3: returns its averaged last state, (N, 64)."""
 
     def norm(h: Tensor, name: str) -> Tensor:
-        parts = (w[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
-        return F.batch_norm(h, *parts)
+        mean, variance, weight, bias = (w[f"{name}.{p}"] for p in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(h, mean, variance, weight, bias)
 
     h = F.relu(norm(F.conv2d(x, w["conv1.weight"], padding=1), "bn1"))
     for stage in (1, 2, 3):

@@ -1,23 +1,22 @@
 r"""U-Nets for pictures, in four sizes.
 
-    size   width  levels         blocks  attention   parameters (32x32 RGB)   for
-    xs        32  1, 2                2  none        1.0 M                    8x8 on a CPU, minutes
-    s         64  1, 2, 2             2  8x8         7 M                      28x28 and 32x32 on a CPU, an hour
-    m        128  2, 2, 2             4  16x16       56 M                     32x32 on a GPU (the field's DDPM++)
-    l        192  1, 2, 3, 4          3  16x16, 8x8  169 M                    64x64 on GPUs
+size   width  levels         blocks  attention   parameters (32x32 RGB)   for
+xs        32  1, 2                2  none        1.0 M                    8x8 on a CPU, minutes
+s         64  1, 2, 2             2  8x8         7 M                      28x28 and 32x32 on a CPU, an hour
+m        128  2, 2, 2             4  16x16       56 M                     32x32 on a GPU (the field's DDPM++)
+l        192  1, 2, 3, 4          3  16x16, 8x8  169 M                    64x64 on GPUs
 """
 
 __all__ = ["SIZES", "build_net"]
 
 import dataclasses
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 from cm_multimodal.errors import UsageError, nearest
 from cm_multimodal.modality import TensorSpec
 from cm_multimodal.nets.unet import UNet, UNetShape
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,9 @@ def build_net(config: Mapping[str, Any], spec: TensorSpec, two_times: bool) -> U
     Raises:
         UsageError: A name is unknown or a number out of range.
     """
-    overrides = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key != "size"}
+    overrides: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key != "size"
+    }
     name = config.get("size", "xs")
     if name not in SIZES:
         raise UsageError(f"There is no size '{name}'; {nearest(str(name), SIZES)}")
@@ -78,6 +79,8 @@ def _check(size: Size) -> None:
         if type(value) is not int or not 1 <= value <= most:
             raise UsageError(f"net.{name}={value} is not possible; it is a whole number from 1 to {most}.")
     if not 1 <= len(size.multipliers) <= 8 or not all(type(m) is int and 1 <= m <= 64 for m in size.multipliers):
-        raise UsageError(f"net.multipliers={list(size.multipliers)} is not possible; give 1 to 8 whole numbers up to 64.")
+        raise UsageError(
+            f"net.multipliers={list(size.multipliers)} is not possible; give 1 to 8 whole numbers up to 64."
+        )
     if not 0 <= size.dropout < 1:
         raise UsageError(f"net.dropout={size.dropout} is not possible; it lies between 0 and 1.")

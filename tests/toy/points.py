@@ -41,7 +41,9 @@ class Points(ToyModality):
         parts = []
         for seed, size in ((0, config["size"]), (1, 400)):
             x, label = make_moons(size, noise=0.05, random_state=seed)
-            parts.append(Dataset(torch.tensor(x - [0.5, 0.25]).float(), torch.tensor(label), classes=("lower", "upper")))
+            parts.append(
+                Dataset(torch.tensor(x - [0.5, 0.25]).float(), torch.tensor(label), classes=("lower", "upper"))
+            )
         return Splits(*parts)
 
     @classmethod

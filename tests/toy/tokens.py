@@ -27,7 +27,8 @@ class TokenNet(nn.Module):
         self.enter, self.out = nn.Linear(VOCABULARY, width), nn.Linear(width, VOCABULARY)
         self.place = nn.Parameter(torch.randn(LENGTH, width) * 0.3)
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True) for _ in range(2)
+            nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+            for _ in range(2)
         )
 
     def forward(self, x: Tensor, n_s: Tensor, n_t: Tensor, cond: Conditions) -> Tensor:
@@ -50,7 +51,9 @@ class Tokens(ToyModality):
 
     @classmethod
     def describe(cls, train: Dataset) -> TensorSpec:
-        return TensorSpec((LENGTH, VOCABULARY), (1 / VOCABULARY * (1 - 1 / VOCABULARY)) ** 0.5, train.classes, masked=True)
+        return TensorSpec(
+            (LENGTH, VOCABULARY), (1 / VOCABULARY * (1 - 1 / VOCABULARY)) ** 0.5, train.classes, masked=True
+        )
 
     def encode(self, raw: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(raw.clamp_min(0), VOCABULARY).float()

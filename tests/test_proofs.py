@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cm_multimodal.batch import Batch, Conditions
-from cm_multimodal.derivatives import DERIVATIVES, CentralDifference, Derivative, ForwardMode, self_test
+from cm_multimodal.derivatives import DERIVATIVES, CentralDifference, Derivative, DoubleBackward, ForwardMode, self_test
 from cm_multimodal.exact import Distribution, ExactMap, ExactNetwork, Gaussian, ProductMixture
 from cm_multimodal.losses import AdaptiveWeight
 from cm_multimodal.maps import SCALINGS, EDMFloor, Euler, FlowMap, Rotation, SolutionMap, TransportedMap
@@ -18,7 +18,8 @@ from cm_multimodal.objectives.sources import Conditional, Source, Teacher
 from cm_multimodal.paths import EDM, PATHS, Path, TrigFlow, build_path
 from cm_multimodal.random import Draws, noise
 from cm_multimodal.times import EasyCurriculum, LogNormal, Triangle, Uniform, karras_ratios
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import pairwise
 from torch import Tensor, nn
 
 NONE = Conditions()
@@ -30,16 +31,25 @@ def _tensor(*values: float | list[float]) -> Tensor:
 
 
 GAUSSIAN = Gaussian(_tensor(0.3, -0.2), _tensor([0.5, 0.2], [0.2, 0.3]))
-WIDER = Gaussian(GAUSSIAN.mean, 1.2 * GAUSSIAN.covariance)
 PRODUCT = ProductMixture(
     weights=_tensor([0.4, 0.6], [0.5, 0.5]),
     means=_tensor([-0.6, 1.6], [-1.2, 0.4]),
     deviations=_tensor([0.35, 0.45], [0.3, 0.35]),
     rotation=_tensor([0.8, -0.6], [0.6, 0.8]),
 )
-WIDER_PRODUCT = ProductMixture(PRODUCT.weights, PRODUCT.means, 1.2 * PRODUCT.deviations, PRODUCT.rotation)
 DATA = {"gaussian": GAUSSIAN, "product": PRODUCT}
-WRONG = {"gaussian": WIDER, "product": WIDER_PRODUCT}
+WRONG = {
+    "gaussian": Gaussian(GAUSSIAN.mean, 1.5 * GAUSSIAN.covariance),
+    "product": ProductMixture(PRODUCT.weights, PRODUCT.means, 1.5 * PRODUCT.deviations, PRODUCT.rotation),
+}
+CASES = [
+    "linear euler gaussian",
+    "edm rotation gaussian",
+    "trigflow rotation gaussian",
+    "vp_cosine euler gaussian",
+    "vp_linear endpoint gaussian",
+    "linear rotation product",
+]
 
 every_path = pytest.mark.parametrize("path_name", PATHS)
 every_data = pytest.mark.parametrize("name", DATA)
@@ -55,7 +65,7 @@ class SmallNet(nn.Module):
             torch.manual_seed(seed)
             self.times = TimeFeatures(features, highest=2.0)
             sizes = [2 + 2 * features, width, width, width, 2]
-            self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+            self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor, n_s: Tensor, n_t: Tensor, cond: Conditions) -> Tensor:
         hidden = torch.cat([x, self.times(n_s).to(x), self.times(n_s - n_t).to(x)], dim=1)
@@ -91,10 +101,10 @@ def _residual(objective: Objective, flow_map: SolutionMap, data: Distribution) -
 
 
 def _gradients(objective: Objective, flow_map: FlowMap, data: Distribution, progress: float = 0.0) -> Tensor:
-    """The gradients by the map's parameters on 80 batches of 256 samples each, with shape (80, P)."""
+    """The gradients by the map's parameters on 60 batches of 512 samples each, with shape (60, P)."""
     parameters, rows = list(flow_map.parameters()), []
-    for ids in torch.arange(80 * 256).split(256):
-        loss = objective.loss(flow_map, Batch(data.sample(0, ids)), Draws(0, ids), progress)
+    for ids in torch.arange(60 * 512).split(512):
+        loss = objective.loss(flow_map, Batch(data.sample(1, ids)), Draws(1, ids), progress)
         rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss.value, parameters)]))
     return torch.stack(rows)
 
@@ -102,9 +112,6 @@ def _gradients(objective: Objective, flow_map: FlowMap, data: Distribution, prog
 def _standard_errors(gradients: Tensor) -> Tensor:
     """The size of the mean gradient in standard errors, with shape (P,)."""
     return gradients.mean(dim=0).abs() / gradients.std(dim=0) * len(gradients) ** 0.5
-
-
-# --- the identity of mean flow at the truth
 
 
 def _mean_flow(source: Source, derivative: Derivative) -> MeanFlow:
@@ -129,31 +136,16 @@ def test_mean_flow_residual_is_zero_at_the_truth(path_name: str, scaling_name: s
 def test_mean_flow_residual_covers_the_triangle() -> None:
     """The pairs on which the identity was measured are on the diagonal, on the edge and between, in their shares."""
     pair = Triangle(LogNormal(-0.4, 1.2)).pairs(Draws(0, torch.arange(512)), EDM())
-    diagonal, edge = pair.t == pair.s, pair.t == 0
-    assert diagonal.float().mean().item() == pytest.approx(0.4, abs=0.01)
-    assert edge.float().mean().item() == pytest.approx(0.2, abs=0.01)
     assert (pair.t <= pair.s).all()
+    assert (pair.t == pair.s).sum().item() == pytest.approx(0.4 * 512, abs=2)
+    assert (pair.t == 0).sum().item() == pytest.approx(0.2 * 512, abs=2)
 
 
-# --- the mean gradient with the conditional velocity
-
-
-@pytest.mark.parametrize(
-    ("path_name", "scaling_name", "name"),
-    [
-        ("linear", "euler", "gaussian"),
-        ("edm", "rotation", "gaussian"),
-        ("trigflow", "rotation", "gaussian"),
-        ("vp_cosine", "euler", "gaussian"),
-        ("vp_linear", "endpoint", "gaussian"),
-        ("linear", "rotation", "product"),
-    ],
-)
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("objective", [FlowMatching(LogNormal(0.0, 1.0)), _mean_flow(Conditional(), ForwardMode())])
-def test_conditional_gradient_is_zero_in_the_mean(
-    objective: Objective, path_name: str, scaling_name: str, name: str
-) -> None:
+def test_conditional_gradient_is_zero_in_the_mean(objective: Objective, case: str) -> None:
     """The conditional velocity pulls the true map nowhere on average, and a wrong map somewhere."""
+    path_name, scaling_name, name = case.split()
     data, path = DATA[name], build_path(path_name, DATA[name].sigma_data)
     right = _gradients(objective, _exact(data, path, scaling_name), data)
     assert right.std(dim=0).min() > 0
@@ -162,17 +154,14 @@ def test_conditional_gradient_is_zero_in_the_mean(
     assert _standard_errors(wrong).max() > 10
 
 
-# --- the bias of easy consistency
-
 MEAN, DEVIATION = 0.4, 0.7
+ROUND = Gaussian(_tensor(MEAN, MEAN), DEVIATION**2 * torch.eye(2, dtype=torch.float64))
 CURVE = EasyCurriculum()
 Slope = Callable[[Tensor], Tensor]
 
 
 class AffineEdge(nn.Module, SolutionMap):
     """The student f = m + (k + weight h)(x / alpha - m) for Gaussian data, with h the slope of the truth."""
-
-    learned = frozenset({"edge"})
 
     def __init__(self, path: Path, slope: Slope) -> None:
         super().__init__()
@@ -218,29 +207,26 @@ def _predicted_gradient(times: LogNormal, progress: float) -> float:
     return (2 * bias * _true_slope(ratio) * (DEVIATION**2 + ratio**2) / (ratio - lower)).mean().item()
 
 
-@pytest.mark.parametrize("progress", [0.0, 0.3, 0.6])
+@pytest.mark.parametrize("progress", [0.0, 0.15, 0.3])
 @pytest.mark.parametrize("path_name", ["edm", "linear"])
 def test_easy_consistency_has_its_closed_form_bias(path_name: str, progress: float) -> None:
     """Its mean gradient vanishes at the recursion's fixed point, and at the true map is the step's predicted bias."""
     path, times = build_path(path_name, DEVIATION), LogNormal(-0.4, 1.0)
-    data = Gaussian(_tensor(MEAN, MEAN), DEVIATION**2 * torch.eye(2, dtype=torch.float64))
     objective = EasyConsistency(times, CURVE)
-    fixed = _gradients(objective, AffineEdge(path, _fixed_slope(progress)), data, progress)
+    fixed = _gradients(objective, AffineEdge(path, _fixed_slope(progress)), ROUND, progress)
     assert _standard_errors(fixed).max() < 4
-    exact = _gradients(objective, AffineEdge(path, _true_slope), data, progress)
-    predicted = _predicted_gradient(times, progress)
+    exact = _gradients(objective, AffineEdge(path, _true_slope), ROUND, progress)
     assert _standard_errors(exact).min() > 10
-    assert _standard_errors(exact - predicted).max() < 4
+    assert _standard_errors(exact - _predicted_gradient(times, progress)).max() < 4
 
 
 def test_easy_consistency_student_is_the_truth() -> None:
     """The affine student with the true slope is the exact map's edge, and denoising (r = 0) makes it the denoiser."""
-    data = Gaussian(_tensor(MEAN, MEAN), DEVIATION**2 * torch.eye(2, dtype=torch.float64))
     s, x = torch.linspace(0.1, 5.0, 32, dtype=torch.float64), noise(0, "x", torch.arange(32), (2,), torch.float64)
     edge = AffineEdge(EDM(), _true_slope).jump(x, s, torch.zeros_like(s), NONE)
-    torch.testing.assert_close(edge, ExactMap(data, EDM()).jump(x, s, torch.zeros_like(s)), rtol=0, atol=1e-14)
+    torch.testing.assert_close(edge, ExactMap(ROUND, EDM()).jump(x, s, torch.zeros_like(s)), rtol=0, atol=1e-14)
     denoiser = MEAN + _step(s, torch.zeros_like(s))[:, None] * (x - MEAN)
-    torch.testing.assert_close(denoiser, data.denoise(x, EDM(), s), rtol=0, atol=1e-14)
+    torch.testing.assert_close(denoiser, ROUND.denoise(x, EDM(), s), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -252,9 +238,6 @@ def test_discretisation_bias_of_a_grid(points: int, error: float) -> None:
     product = _step(ratios[:-1], ratios[1:]).prod()
     truth = _true_slope(ratios[0]) / _true_slope(ratios[-1])
     assert (product / truth - 1).item() == pytest.approx(error, rel=0.03)
-
-
-# --- derivatives
 
 
 class _Partial(Derivative):
@@ -277,20 +260,13 @@ def test_derivatives_agree(path_name: str) -> None:
     def f(x: Tensor, s: Tensor) -> Tensor:
         return flow_map.mean_velocity(x, s, path.time_of(torch.full_like(s, 0.05)), NONE)
 
-    forward, backward, central = (
-        DERIVATIVES[key]() for key in ("forward_mode", "double_backward", "central_difference")
-    )
-    reference = forward(f, x, s, v)
+    reference = ForwardMode()(f, x, s, v)
     assert reference.norm() > 1
-    torch.testing.assert_close(backward(f, x, s, v), reference, rtol=1e-12, atol=1e-12)
-    fine = CentralDifference(1e-5)(f, x, s, v)
-    torch.testing.assert_close(fine, reference, rtol=1e-5, atol=1e-5)
-    assert all(self_test(kind, f, x, s, v) < 0.01 for kind in (forward, backward, central))
+    torch.testing.assert_close(DoubleBackward()(f, x, s, v), reference, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(CentralDifference(1e-5)(f, x, s, v), reference, rtol=1e-5, atol=1e-5)
+    assert all(self_test(kind(), f, x, s, v) < 0.01 for kind in DERIVATIVES.values())
     with pytest.raises(ValueError, match="partial"):
         self_test(_Partial(), f, x, s, v)
-
-
-# --- boundaries and paths
 
 
 def _states(path: Path, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -320,6 +296,7 @@ def test_boundary_of_the_floor(path_name: str) -> None:
     torch.testing.assert_close(flow.jump(x, floor, zero, NONE), x / path.alpha(floor)[:, None].float())
 
 
+@torch.no_grad()
 @every_scaling
 @every_path
 def test_mean_velocity_is_continuous(path_name: str, scaling_name: str) -> None:
@@ -327,11 +304,10 @@ def test_mean_velocity_is_continuous(path_name: str, scaling_name: str) -> None:
     path = build_path(path_name, 0.5)
     flow_map = FlowMap(SmallNet(0).double(), path, SCALINGS[scaling_name](), 0.5)
     x, s = (part[8:] for part in _states(path))
-    velocity = flow_map.velocity(x, s, NONE)
-    away = [(flow_map.mean_velocity(x, s, s * (1 - gap), NONE) - velocity).norm() for gap in (1e-2, 1e-3, 1e-4)]
-    assert away[0] > 1e-4 * velocity.norm()
-    assert away[1] / away[0] == pytest.approx(0.1, rel=0.2)
-    assert away[2] / away[1] == pytest.approx(0.1, rel=0.2)
+    limit = flow_map.velocity(x, s, NONE)
+    away = [(flow_map.mean_velocity(x, s, s * (1 - gap), NONE) - limit).norm().item() for gap in (1e-2, 1e-3, 1e-4)]
+    assert away[1] / away[0] == pytest.approx(0.1, rel=0.1)
+    assert away[2] / away[1] == pytest.approx(0.1, rel=0.1)
 
 
 def test_rotation_is_the_scaling_of_edm() -> None:
@@ -346,12 +322,8 @@ def test_rotation_is_the_scaling_of_edm() -> None:
 
 
 def _same_map(a: SolutionMap, b: SolutionMap, x: Tensor, s: Tensor, t: Tensor) -> None:
-    for first, second in [
-        (a.jump(x, s, t, NONE), b.jump(x, s, t, NONE)),
-        (a.mean_velocity(x, s, t, NONE), b.mean_velocity(x, s, t, NONE)),
-        (a.velocity(x, s, NONE), b.velocity(x, s, NONE)),
-        (a.denoise(x, s, NONE), b.denoise(x, s, NONE)),
-    ]:
+    for method, times in [("jump", (s, t)), ("mean_velocity", (s, t)), ("velocity", (s,)), ("denoise", (s,))]:
+        first, second = (getattr(solution, method)(x, *times, NONE) for solution in (a, b))
         torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-10)
 
 
@@ -368,18 +340,6 @@ def test_transported_map_is_the_direct_one(path_name: str, other_name: str) -> N
     for scaling_name in ("rotation", "endpoint"):
         here, there = (FlowMap(SmallNet(0).double(), p, SCALINGS[scaling_name](), sd) for p in (path, other))
         _same_map(TransportedMap(there, path), here, x, s, t)
-
-
-# --- learning
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Small matrices are slower on several threads, and their last bits depend on the number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _train(flow_map: FlowMap, objective: Objective, seed: int, steps: int, size: int = 1024) -> None:
@@ -399,25 +359,26 @@ def _errors(model: SolutionMap) -> dict[str, float]:
     ids, path = torch.arange(4096), model.path
     draws = Draws(99, ids)
     pair = Triangle(Uniform(), off_diagonal=1.0).pairs(draws, path)
-    x, zero = path.sample(PRODUCT.sample(98, ids), draws.noise("noise", (2,), torch.float64), pair.s), torch.zeros(4096)
+    s, t, clean = pair.s, pair.t, torch.zeros_like(pair.s)
+    x = path.sample(PRODUCT.sample(98, ids), draws.noise("noise", (2,), torch.float64), s)
     differences = {
-        "triangle": model.jump(x.float(), pair.s, pair.t, NONE) - PRODUCT.jump(x, path, pair.s, pair.t),
-        "edge": model.jump(x.float(), pair.s, zero.double(), NONE) - PRODUCT.jump(x, path, pair.s, zero.double()),
-        "diagonal": model.denoise(x.float(), pair.s, NONE) - PRODUCT.denoise(x, path, pair.s),
+        "triangle": model.jump(x.float(), s, t, NONE) - PRODUCT.jump(x, path, s, t),
+        "edge": model.jump(x.float(), s, clean, NONE) - PRODUCT.jump(x, path, s, clean),
+        "diagonal": model.denoise(x.float(), s, NONE) - PRODUCT.denoise(x, path, s),
     }
     return {part: value.square().mean().sqrt().item() / PRODUCT.sigma_data for part, value in differences.items()}
 
 
 LEARNERS = {
     "triangle": (MeanFlow(Triangle(LogNormal(0.0, 1.2), 0.5, 0.4), weight=PLAIN), Euler(), 600),
-    "edge": (EasyConsistency(LogNormal(-0.4, 1.6), EasyCurriculum(stages=6)), Rotation(), 600),
+    "edge": (EasyConsistency(LogNormal(-0.4, 1.6), EasyCurriculum(stages=6)), Rotation(), 900),
     "diagonal": (FlowMatching(LogNormal(0.0, 1.2)), Euler(), 400),
 }
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("part", LEARNERS)
-def test_learning(part: str, seed: int, one_thread: None) -> None:
+def test_learning(part: str, seed: int) -> None:
     """In seconds, a small network learns its part of the map to 0.15 sigma_data and a fifth of its first error."""
     objective, scaling, steps = LEARNERS[part]
     flow_map = FlowMap(SmallNet(seed), build_path("linear", PRODUCT.sigma_data), scaling, PRODUCT.sigma_data)
@@ -430,10 +391,6 @@ def test_learning(part: str, seed: int, one_thread: None) -> None:
 
 def test_learning_is_more_than_a_gaussian() -> None:
     """The best Gaussian is further from the truth than what the networks must reach: the modes have to be learned."""
-    centre = (PRODUCT.weights * PRODUCT.means).sum(dim=1)
-    variance = (PRODUCT.weights * (PRODUCT.means**2 + PRODUCT.deviations**2)).sum(dim=1) - centre**2
-    turn = PRODUCT.rotation
-    best = Gaussian(turn @ centre, turn @ torch.diag(variance) @ turn.T)
+    best = Gaussian(PRODUCT.sample(0, torch.arange(10**5)).mean(dim=0), PRODUCT.sample(0, torch.arange(10**5)).T.cov())
     errors = _errors(ExactMap(best, build_path("linear", PRODUCT.sigma_data)))
-    assert errors["triangle"] > 0.15
-    assert errors["edge"] > 0.15
+    assert min(errors["triangle"], errors["edge"]) > 0.15

@@ -73,7 +73,7 @@ class Recorder(lightning.Callback):
 
 
 class Keeper(lightning.Callback):
-    """Saves checkpoints: each so many samples, and at the end.
+    """Saves checkpoints: each so many samples, and at the end; never amid updates that had to be skipped.
 
     Arguments:
         root: The folder of checkpoints.
@@ -92,7 +92,7 @@ class Keeper(lightning.Callback):
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         module = _training(pl_module)
         due = module.seen // self.every > self.saved // self.every or module.seen >= module.samples
-        if due or trainer.should_stop:
+        if (due or trainer.should_stop) and not module.skipped:
             self.save(module)
 
     def save(self, module: TrainingModule) -> None:

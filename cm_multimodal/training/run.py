@@ -12,7 +12,7 @@ import signal
 import torch
 import warnings
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from torch import Tensor
@@ -24,7 +24,7 @@ from ..ema import Average, reconstruct
 from ..errors import DataError, Interrupted, UsageError, nearest
 from ..machine import choose_device, choose_precision, describe_machine, set_threads
 from ..maps import FlowMap
-from ..modality import Modality, Splits, find_modality
+from ..modality import Modality, Skipped, Splits, find_modality
 from ..objectives import Objective
 from .callbacks import Keeper, Previewer, Recorder, StopSignals
 from .checkpoints import latest, load_state
@@ -113,8 +113,8 @@ def train(config: Mapping[str, Any], folder: Path, report: Report = print) -> Bu
             report(line)
     device = choose_device(settings.device)
     parts = build_parts(config, device)
-    for skipped in parts.splits.train.skipped:
-        report(f"skipped {skipped.path}: {skipped.reason}")
+    for line in _skipped(parts.splits.train.skipped):
+        report(line)
     if not record.exists():
         record.start(config, {**describe_machine(), "threads": threads})
     module = _module(config, parts, settings, folder)
@@ -164,6 +164,16 @@ def build_parts(config: Mapping[str, Any], device: torch.device = torch.device("
         torch.manual_seed(config["seed"])
         flow_map = empty_map(card, modality, choose_precision(config["train"]["precision"], device))
     return Parts(splits, modality, objective, card, flow_map)
+
+
+def _skipped(files: Sequence[Skipped], most: int = 10) -> Iterator[str]:
+    """Yields a summary of the files that could not be used."""
+    if files:
+        yield f"{len(files)} file{'s' * (len(files) > 1)} skipped:"
+    for file in files[:most]:
+        yield f"  {file.path}: {file.reason}"
+    if len(files) > most:
+        yield f"  ... and {len(files) - most} more"
 
 
 def _settings(kind: type, group: Mapping[str, Any], name: str) -> Any:
@@ -227,14 +237,17 @@ def _fit(
     )  # fmt: skip
     for line in parts.objective.self_check(parts.flow_map, next(iter(stream)).rows(slice(0, 4)).batch):
         report(line)
+
+    def look(module: TrainingModule) -> None:
+        draw(*_publish(parts.card, module), parts.splits.test, record.samples, device)
+        module.by_noise.plot(record.samples / "loss_by_noise.png")
+
     signals = StopSignals()
     callbacks = [
         signals,
         Recorder(record.folder, settings.log_every, settings.batch),
         Keeper(record.checkpoints, settings.checkpoint_every, settings.keep, lambda m: _publish(parts.card, m)),
-        Previewer(
-            settings.preview_every, lambda m: draw(*_publish(parts.card, m), parts.splits.test, record.samples, device)
-        ),
+        Previewer(settings.preview_every, look),
     ]
     if settings.compile:
         module.flow_map.net.compile()

@@ -1,0 +1,82 @@
+r"""Scores are what their formulas say, and refuse what they cannot judge."""
+
+import pytest
+import torch
+
+from cm_multimodal.errors import DataError
+from cm_multimodal.evaluation.frechet import frechet_distance
+from cm_multimodal.evaluation.neighbours import precision_recall
+from cm_multimodal.evaluation.report import summaries
+from cm_multimodal.evaluation.runner import Row
+from cm_multimodal.modality import Dataset
+from cm_multimodal.random import noise
+from modalities.image import metrics
+from modalities.image.data import load
+
+
+def points(seed: int, n: int, d: int) -> torch.Tensor:
+    return noise(seed, "points", torch.arange(n), (d,), torch.float64)
+
+
+def test_the_frechet_distance_of_a_set_to_itself_is_zero() -> None:
+    """Identical sets have distance zero, also with fewer samples than features."""
+    assert frechet_distance(points(0, 500, 8), points(0, 500, 8)) < 1e-9
+    assert frechet_distance(points(0, 10, 30), points(0, 10, 30)) < 1e-3
+
+
+def test_the_frechet_distance_of_gaussians_is_the_closed_form() -> None:
+    """A shift, and a change of scale, add up to the formula's value."""
+    x = points(1, 4000, 3)
+    x = (x - x.mean(dim=0)) @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(x.T))).T
+    moved = x * torch.tensor([1.0, 2.0, 3.0]) + torch.tensor([0.5, 0.0, -1.0])
+    assert frechet_distance(x, moved) == pytest.approx(1.25 + 1 + 4, rel=1e-9)
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    """A NaN among the features, or a single sample, is a sentence and not a number."""
+    broken = points(0, 50, 4)
+    broken[3, 2] = float("nan")
+    with pytest.raises(DataError, match="not finite"):
+        frechet_distance(broken, points(1, 50, 4))
+    with pytest.raises(DataError, match="at least two"):
+        frechet_distance(points(0, 1, 4), points(1, 50, 4))
+    with pytest.raises(DataError, match="more than 5"):
+        precision_recall(points(0, 5, 2), points(1, 50, 2))
+
+
+def test_precision_and_recall_tell_fidelity_from_diversity() -> None:
+    """The same set scores one and one; a collapsed set keeps precision and loses recall; a far one loses both."""
+    real = points(0, 400, 2)
+    same = precision_recall(real, real)
+    assert (same.precision, same.recall) == (1.0, 1.0)
+    collapsed = precision_recall(real, 0.01 * points(1, 400, 2))
+    assert collapsed.precision > 0.95
+    assert collapsed.recall < 0.05
+    far = precision_recall(real, points(2, 400, 2) + 100)
+    assert (far.precision, far.recall) == (0.0, 0.0)
+
+
+def test_the_real_digits_score_what_the_protocol_says() -> None:
+    """Fitted to the real 1,400 digits the accuracy score is 0.990, and their Fréchet distance to the test split 0.35."""
+    splits = load({"name": "digits"})
+    assert metrics.accuracy(splits.train, splits.test) == pytest.approx(0.990, abs=0.0005)
+    real, test = (metrics.features(part.raw, {}) for part in (splits.train, splits.test))
+    assert frechet_distance(real, test) == pytest.approx(0.35, abs=0.01)
+
+
+def test_the_class_mean_does_not_pass_for_a_generator() -> None:
+    """One picture per class, the mean, is recognised but has no diversity: recall says so."""
+    splits = load({"name": "digits"})
+    label = torch.arange(1400) % 10
+    means = torch.stack([splits.train.raw[splits.train.label == c].float().mean(dim=0) for c in range(10)])
+    fake = Dataset(means[label].to(torch.uint8), label, classes=splits.train.classes)
+    shares = precision_recall(metrics.features(splits.test.raw, {}), metrics.features(fake.raw, {}))
+    assert shares.recall < 0.05
+
+
+def test_rows_are_summed_up_over_seeds() -> None:
+    """The mean and half the range of the seeds stand in the table."""
+    rows = [Row("map", 1, 1, seed, 1.0 + seed, 0.5, 0.5, 0.9 + seed / 100) for seed in range(3)]
+    (summary,) = summaries(rows)
+    assert summary.means["frechet"] == pytest.approx(2.0)
+    assert summary.spreads["accuracy"] == pytest.approx(0.01)

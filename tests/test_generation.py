@@ -1,0 +1,103 @@
+r"""Samples are a function of (weights, plan, sample id) alone."""
+
+import pytest
+import torch
+
+from cm_multimodal.bundle import Bundle, Card, empty_map
+from cm_multimodal.derivatives import perturbed
+from cm_multimodal.errors import UsageError
+from cm_multimodal.generation.sampling import collect, make_plan, sample
+from cm_multimodal.modality import TensorSpec
+from cm_multimodal.paths import PATHS
+from modalities.image.adapter import ImageModality
+
+SPEC = TensorSpec((1, 8, 8), 0.75, ("cat", "dog", "owl"))
+
+
+def bundle(*learned: str, classes: tuple[str, ...] = SPEC.classes) -> Bundle:
+    spec = TensorSpec(SPEC.shape, SPEC.sigma_data, classes)
+    card = Card("image", spec, {"size": "xs", "channels": 8, "blocks": 1}, "linear", "euler", True, learned, "test", 8)
+    torch.manual_seed(0)
+    flow_map = perturbed(empty_map(card, ImageModality(spec))).float()
+    return Bundle(card, flow_map.eval().requires_grad_(False), ImageModality(spec))
+
+
+WHOLE = bundle("diagonal", "edge", "triangle")
+
+
+@pytest.mark.parametrize("sampler", ["chain", "renoise", "gamma"])
+def test_a_sample_does_not_depend_on_how_many_are_drawn(sampler: str) -> None:
+    """The first samples of many are, to the byte, those of few; another seed gives others."""
+    few = collect(WHOLE, make_plan(WHOLE, n=3, steps=2, sampler=sampler))
+    many = collect(WHOLE, make_plan(WHOLE, n=21, steps=2, sampler=sampler))
+    assert torch.equal(few.raw, many.raw[:3])
+    assert len(many.raw) == 21
+    assert not torch.equal(few.raw, collect(WHOLE, make_plan(WHOLE, n=3, steps=2, seed=1, sampler=sampler)).raw)
+
+
+def test_chunks_come_one_by_one() -> None:
+    """A job is a generator of chunks whose ids count on."""
+    parts = list(sample(WHOLE, make_plan(WHOLE, n=19)))
+    assert [len(part.raw) for part in parts] == [8, 8, 3]
+    assert torch.cat([part.sample_id for part in parts]).tolist() == list(range(19))
+
+
+def test_labels_count_through_the_classes_or_are_asked_for() -> None:
+    """label = sample_id mod classes, unless a class is named."""
+    assert collect(WHOLE, make_plan(WHOLE, n=5)).label.tolist() == [0, 1, 2, 0, 1]
+    assert collect(WHOLE, make_plan(WHOLE, n=3, label="owl")).label.tolist() == [2, 2, 2]
+    nameless = bundle("edge", classes=())
+    assert collect(nameless, make_plan(nameless, n=2)).label.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_any_path_gives_the_same_samples(path: str) -> None:
+    """The same noise at the same noise ratios gives the same pictures on every path."""
+    own = collect(WHOLE, make_plan(WHOLE, n=8, steps=3)).raw.int()
+    other = collect(WHOLE, make_plan(WHOLE, n=8, steps=3, path=path)).raw.int()
+    assert (own - other).abs().max() <= 1
+
+
+def test_calls_are_counted() -> None:
+    """A jump costs one call, and so does a step of Euler's method."""
+    assert make_plan(WHOLE, steps=4).calls == 4
+    assert make_plan(WHOLE, steps=7, solver="euler").calls == 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"steps": 0}, "steps=0 is not possible"), ({"steps": -1}, "from 1"), ({"steps": 10**9}, "from 1 to"),
+        ({"steps": 1.5}, "whole number"), ({"n": 0}, "n=0 is not possible"), ({"n": True}, "not possible"),
+        ({"label": "dgo"}, "did you mean 'dog'"), ({"label": 7}, "no class '7'"), ({"seed": "x"}, "seed=x"),
+        ({"sampler": "chian"}, "did you mean 'chain'"), ({"solver": "eular"}, "did you mean 'euler'"),
+        ({"grid": "karas"}, "did you mean 'karras'"), ({"path": "liner"}, "did you mean 'linear'"),
+        ({"gamma": float("nan")}, "gamma=nan"), ({"gamma": 2}, "gamma=2"),
+        ({"sampler": "chain", "solver": "euler"}, "give one of them"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked_gets_a_sentence(settings: dict[str, object], says: str) -> None:
+    """Wrong numbers and names are refused with the allowed values or the nearest name."""
+    with pytest.raises(UsageError, match=says):
+        make_plan(WHOLE, **settings)
+
+
+def test_a_map_is_asked_only_for_what_it_learned() -> None:
+    """A solver on a consistency model, or a jump of a diffusion model, is a sentence and not noise."""
+    edge, diagonal = bundle("edge"), bundle("diagonal")
+    with pytest.raises(UsageError, match=r"needs the diagonal.*learned the edge only; use sampler=renoise"):
+        make_plan(edge, solver="euler", steps=10)
+    with pytest.raises(UsageError, match="needs the triangle"):
+        make_plan(edge, sampler="chain", steps=2)
+    with pytest.raises(UsageError, match=r"needs the edge.*use solver=euler"):
+        make_plan(diagonal, sampler="chain")
+    assert make_plan(edge, sampler="chain", steps=1).calls == 1
+    assert collect(edge, make_plan(edge, n=2, steps=3)).raw.shape == (2, 1, 8, 8)
+    assert collect(diagonal, make_plan(diagonal, n=2, steps=3)).raw.shape == (2, 1, 8, 8)
+
+
+def test_a_class_of_a_model_without_classes_is_refused() -> None:
+    """Asking for a class where none were learned is a sentence."""
+    nameless = bundle("edge", classes=())
+    with pytest.raises(UsageError, match="without classes"):
+        make_plan(nameless, label="cat")

@@ -11,7 +11,7 @@ ARGS   :=
 # What `make quickstart` does, once everything is installed.
 define QUICKSTART
 $(BIN)/cmm train experiment=image/digits name=quickstart
-$(BIN)/cmm evaluate run=runs/quickstart 'steps=[1,2,4,8]'
+$(BIN)/cmm evaluate run=runs/quickstart 'steps=[1,2,4,8]' 'diagonal=[1,2,4,8,100]'
 endef
 
 # Tests see the shared data sets where there are any and nobody says otherwise.

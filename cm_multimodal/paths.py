@@ -28,7 +28,7 @@ from .tensors import expand_right
 
 
 class Path(ABC):
-    """A Gaussian path. Times are float64 tensors, or numbers, on the path's own clock; 0 is clean data."""
+    """A Gaussian path. Times are float64 tensors on the path's own clock; 0 is clean data."""
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:

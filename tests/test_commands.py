@@ -14,6 +14,7 @@ from cm_multimodal import cli
 from cm_multimodal.errors import UsageError
 from cm_multimodal.paths import PATHS
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -267,7 +268,7 @@ def progression(row: list[int], label: int) -> float:
     """Returns the share of neighbours whose difference is the class's stride."""
     tokens = [token for token in row if token >= 0]
     assert 6 <= len(tokens) <= 12
-    return float(np.mean([(b - a) % 7 == label + 1 for a, b in zip(tokens, tokens[1:], strict=False)]))
+    return float(np.mean([(b - a) % 7 == label + 1 for a, b in pairwise(tokens)]))
 
 
 def test_doctor_speaks_in_sentences(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,7 +78,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor, cond: Conditions) -> Tensor:
         h = self.conv_in(F.silu(self.norm_in(x)))
         scale, shift = _on_grid(self.modulation(embedding), h).chunk(2, dim=1)
-        h = F.silu(torch.addcmul(shift, self.norm_out(h), 1 + scale))
+        h = F.silu(self.norm_out.adapted(h, scale, shift))
         if self.dropout and cond.dropout is not None:
             h = h * cond.dropout.dropout_mask(self.stream, tuple(h.shape[1:]), self.dropout)
         return self.skip(x) + self.conv_out(h)

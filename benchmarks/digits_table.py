@@ -125,7 +125,9 @@ def rewrite(readme: Path, content: str) -> None:
     """Puts new content between the markers."""
     text = readme.read_text()
     if len(MARKED.findall(text)) != 1:
-        raise DataError(f"'{readme}' has no place for the table, or several: '<!-- table: digits -->' to '<!-- end -->'.")
+        raise DataError(
+            f"'{readme}' has no place for the table, or several: '<!-- table: digits -->' to '<!-- end -->'."
+        )
     readme.write_text(MARKED.sub(lambda found: f"{found[1]}\n{content}\n{found[2]}", text))
 
 

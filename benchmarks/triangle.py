@@ -25,7 +25,9 @@ U = 0.56  # the time between the two jumps
 def main(file: Path = FILE) -> Path:
     """Writes the figure, and returns its file."""
     figure = Figure(figsize=(11.6, 5.6), facecolor=PAPER)
-    left, right = figure.subplots(1, 2, gridspec_kw={"left": 0.03, "right": 0.99, "bottom": 0.05, "top": 0.94, "wspace": 0.08})
+    left, right = figure.subplots(
+        1, 2, gridspec_kw={"left": 0.03, "right": 0.99, "bottom": 0.05, "top": 0.94, "wspace": 0.08}
+    )
     learned(left)
     used(right)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,7 @@ def _run(verb: str, words: list[str]) -> int:
         print(_verb_help(verb))
         return 0
     for word in words:
-        if "=" not in word:
+        if "=" not in word and not word.startswith("~"):
             raise UsageError(f"'{word}' is not of the form key=value; see cmm {verb} --help.")
     from .config import compose
 

@@ -13,6 +13,8 @@ from ..evaluation.runner import evaluate, real_row, reference
 from ..training.records import read_config
 from .source import folder_of, load
 
+WIDTH = 100
+
 
 def run(config: Mapping[str, Any]) -> None:
     """Runs the command."""
@@ -31,5 +33,5 @@ def run(config: Mapping[str, Any]) -> None:
         print(f"{row.method}, {row.steps} steps, seed {row.seed}: {row.sentence()}", flush=True)
     out = Path(config["out"]).expanduser() if config["out"] else folder / "evaluation"
     write_report(protocol, rows, out)
-    Console().print(table(rows, protocol))
+    Console(width=max(Console().width, WIDTH)).print(table(rows, protocol))
     print(f"{out / 'metrics.json'}, {out / 'quality.png'}")

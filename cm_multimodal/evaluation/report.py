@@ -47,7 +47,7 @@ def table(rows: Sequence[Row], protocol: Protocol) -> Table:
     )
     shown = Table(title=f"{protocol.objective}, {protocol.samples_seen:,} samples seen", caption=caption)
     for name in ("method", "steps", "calls", *SCORES.values()):
-        shown.add_column(name, justify="left" if name == "method" else "right")
+        shown.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     for summary in summaries(rows):
         scores = [_cell(summary, name) for name in SCORES]
         real = summary.method == "real"
@@ -79,6 +79,9 @@ def _plot(rows: Sequence[Row]) -> Figure:
                 continue
             values, spreads = ([getattr(s, part)[name] for s in chosen] for part in ("means", "spreads"))
             axes.errorbar([s.calls for s in chosen], values, spreads, marker="o", capsize=3, label=method)
+        calls = sorted({row.calls for row in rows if row.method != "real"})
+        axes.set_xticks(calls, [str(count) for count in calls])
+        axes.minorticks_off()
         axes.legend()
         axes.grid(alpha=0.3)
     return figure

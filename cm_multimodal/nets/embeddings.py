@@ -23,7 +23,7 @@ class TimeFeatures(nn.Module):
         highest: The highest angular frequency; higher ones make derivatives by time noisy.
     """
 
-    def __init__(self, features: int, lowest: float = 0.5, highest: float = 32.0) -> None:
+    def __init__(self, features: int, lowest: float = 0.5, highest: float = 8.0) -> None:
         super().__init__()
         ramp = torch.linspace(math.log(lowest), math.log(highest), features // 2)
         self.frequencies: Tensor

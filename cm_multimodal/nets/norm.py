@@ -57,7 +57,10 @@ class GroupNorm(nn.Module):
         if not per_sample or not x.is_contiguous() or forward_ad.unpack_dual(x).tangent is not None:
             return torch.addcmul(shift, self(x), 1 + scale)
         scale, shift = scale.flatten(1), shift.flatten(1)
-        weight, bias = torch.addcmul(self.weight, self.weight, scale), torch.addcmul(self.bias + shift, self.bias, scale)
+        weight, bias = (
+            torch.addcmul(self.weight, self.weight, scale),
+            torch.addcmul(self.bias + shift, self.bias, scale),
+        )
         channels = x.view(1, -1, *x.shape[2:])
         normed = F.group_norm(channels, len(x) * self.groups, weight.flatten(), bias.flatten(), self.eps)
         return normed.view(x.shape)

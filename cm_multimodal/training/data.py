@@ -81,13 +81,19 @@ class Stream:
 
     def drawn(self, ids: Tensor) -> Drawn:
         """Returns the batch of global sample ids, with shape (B,)."""
-        size = len(self.dataset)
-        where = torch.stack([self.order(n // size)[n % size] for n in ids.tolist()]).to(self.device)
+        where = self._places(ids).to(self.device)
         draws = Draws(self.seed, ids.to(self.device))
         x = self.modality.augment(self.modality.encode(self.raw[where]), draws.uniform("augment"), self.augment)
         label = None if self.label is None else self._drop(self.label[where], draws)
         mask = None if self.mask is None else self.mask[where]
         return Drawn(Batch(x, Conditions(label, mask, draws if self.dropout else None)), draws)
+
+    def _places(self, ids: Tensor) -> Tensor:
+        """Returns where in the data set the samples of a run lie, with shape (B,)."""
+        size = len(self.dataset)
+        epochs = torch.unique(ids // size).tolist()
+        order = torch.cat([self.order(epoch) for epoch in epochs])
+        return order[ids - epochs[0] * size]
 
     def _drop(self, label: Tensor, draws: Draws) -> Tensor:
         if not self.drop_label:

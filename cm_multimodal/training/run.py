@@ -117,7 +117,7 @@ def train(config: Mapping[str, Any], folder: Path, report: Report = print) -> Bu
         report(line)
     if not record.exists():
         record.start(config, {**describe_machine(), "threads": threads})
-    module = _module(config, parts, settings, folder)
+    module = _module(config, parts, settings, device, folder)
     start = latest(record.checkpoints, report)
     if start is not None:
         module.load_training_state(load_state(start))
@@ -192,8 +192,11 @@ def _threads(record: RunRecord, settings: TrainSettings, report: Report) -> int:
     return threads
 
 
-def _module(config: Mapping[str, Any], parts: Parts, settings: TrainSettings, folder: Path) -> TrainingModule:
-    net = parts.flow_map.net
+def _module(
+    config: Mapping[str, Any], parts: Parts, settings: TrainSettings, device: torch.device, folder: Path
+) -> TrainingModule:
+    net = parts.flow_map.to(device).net
+    parts.objective.to(device)
     if settings.channels_last and len(parts.card.spec.shape) == 3:
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     averages = [Average(net, decay) for decay in build_decays(config["ema"])]

@@ -10,19 +10,26 @@ finished network, in a process of its own for each variant on a CPU, the allocat
     python benchmarks/unet_step.py [--quick]
 """
 
+import argparse
+import dataclasses
+import itertools
+import json
 import math
 import multiprocessing
 import resource
 import statistics
+import subprocess
+import sys
 import time
 import torch
 
 from cm_multimodal.batch import Conditions
-from cm_multimodal.machine import set_threads
+from cm_multimodal.machine import choose_device, describe_machine, set_threads
 from cm_multimodal.nets.unet import UNet, UNetShape
 from collections.abc import Callable
 from dataclasses import dataclass
 from diffusers import UNet2DModel
+from importlib.metadata import version
 from pathlib import Path
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -157,8 +164,9 @@ def agreement(size: Size, device: torch.device) -> dict[str, Any]:
 def race(variant: Variant, device: torch.device, rounds: int, span: float) -> dict[str, Any]:
     """Times both networks in turns; a turn lasts about `span` seconds."""
     steps = {name: Step(name, variant, device) for name in NETS}
-    warm = [step.seconds(2) for step in steps.values()] and [step.seconds(2) for step in steps.values()]
-    turn = max(1, math.ceil(span / max(warm)))
+    for step in steps.values():
+        step.seconds(2)
+    turn = max(1, math.ceil(span / max(step.seconds(1) for step in steps.values())))
     times: dict[str, list[float]] = {name: [] for name in steps}
     for index in range(rounds):
         for name in sorted(steps, reverse=index % 2 == 1):
@@ -191,3 +199,47 @@ def _resident(name: str, variant: Variant) -> float:
 def _head_width(size: Size) -> int:
     """Returns the width of a head of the widest level in our network."""
     return size.channels[-1] // max(1, size.channels[-1] // UNetShape().head_width)
+
+
+def measure(quick: bool, device: torch.device) -> dict[str, Any]:
+    """Measures all variants; memory first, since a process that has computed cannot be forked."""
+    sizes = [dataclasses.replace(size, batch=2) for size in SIZES] if quick else list(SIZES)
+    variants = [Variant(*each) for each in itertools.product(sizes, NUMBERS, FORMATS)][:: 4 if quick else 1]
+    rounds, span = (2, 0.0) if quick else (7, 0.4)
+    used = [{name: memory(name, variant, device) for name in NETS} for variant in variants]
+    counts = [{"side": size.side, **agreement(size, device)} for size in sizes]
+    rows = []
+    for variant, mebibytes in zip(variants, used, strict=True):
+        row = race(variant, device, rounds, span)
+        print(
+            f"{variant}  ours {row['ours_ms']:6.1f} ms, diffusers {row['diffusers_ms']:6.1f} ms, ratio {row['ratio']:.2f}   "
+            f"peak memory {mebibytes['ours']:.0f} against {mebibytes['diffusers']:.0f} MiB",
+            flush=True,
+        )
+        rows.append({**dataclasses.asdict(variant), **row, "peak_mib": mebibytes})
+    return {"rounds": rounds, "agreement": counts, "rows": rows}
+
+
+def protocol() -> dict[str, Any]:
+    """Returns what the numbers depend on."""
+    here = Path(__file__).parent
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
+    return {**describe_machine(), "diffusers": version("diffusers"), "commit": commit.stdout.strip()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="tiny batches: shows that it runs, says nothing of speed")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where to write the numbers")
+    words = parser.parse_args()
+    set_threads(None)
+    result = measure(words.quick, choose_device("auto"))
+    words.out.parent.mkdir(parents=True, exist_ok=True)
+    words.out.write_text(json.dumps({"protocol": protocol(), **result}, indent=1) + "\n")
+    slow = [row["ratio"] for row in result["rows"] if row["ratio"] >= 1]
+    print(f"faster in {len(result['rows']) - len(slow)} of {len(result['rows'])} cases")
+    return 1 if slow and not words.quick else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from .model import Model
 
 
-def load(folder: str) -> Model:
+def load(folder: str, device: str = "cpu") -> Model:
     """Loads a run or a bundle, ready to sample.
 
     Arguments:
         folder: The folder of a run (its newest checkpoint is taken) or of a bundle.
+        device: Where it computes: 'auto', 'cpu', 'cuda' or 'mps'.
 
     Example:
         >>> model = cm_multimodal.load("runs/first")
@@ -23,4 +24,4 @@ def load(folder: str) -> Model:
     """
     from .model import Model
 
-    return Model.load(folder)
+    return Model.load(folder, device)

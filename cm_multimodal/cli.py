@@ -8,6 +8,7 @@ import sys
 
 from collections.abc import Sequence
 
+from .catalogue import config_file, experiments
 from .errors import UsageError, UserError, nearest
 
 VERBS = {
@@ -74,14 +75,7 @@ def _help() -> str:
 
 
 def _verb_help(verb: str) -> str:
-    from pathlib import Path
-
-    inside = Path(__file__).parent / "configs"
-    root = inside if inside.is_dir() else Path(__file__).parents[1] / "configs"
     examples = "\n".join(f"  cmm {verb} {words}" for words in EXAMPLES[verb])
-    options = "".join(f"  {line}\n" for line in (root / f"{verb}.yaml").read_text().splitlines())
-    known = sorted(
-        str(f.relative_to(root / "experiment").with_suffix("")) for f in (root / "experiment").rglob("*.yaml")
-    )
-    more = f"\nexperiments: {', '.join(known)}" if verb == "train" else ""
+    options = "".join(f"  {line}\n" for line in config_file(verb).read_text().splitlines())
+    more = f"\nexperiments: {', '.join(experiments())}" if verb == "train" else ""
     return f"cmm {verb}: {VERBS[verb]}\n\n{examples}\n\noptions and their defaults:\n{options}{more}".rstrip()

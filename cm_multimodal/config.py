@@ -4,7 +4,7 @@ Overrides follow Hydra's grammar (`group=choice`, `key=value`, `key=[1,2]`); wha
 character.
 """
 
-__all__ = ["compose", "config_folder", "experiments"]
+__all__ = ["compose"]
 
 import contextlib
 import re
@@ -17,24 +17,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pathlib import Path
 from typing import Any
 
+from .catalogue import config_file, config_folder
 from .errors import UsageError, nearest
 
+OPEN = ("net.", "data.", "train.augment.")  # what these hold depends on the modality, which checks it itself
 PATHS = ("run", "bundle", "out", "name", "runs", "label", "data.folder", "data.root", "data.path")
-
-
-def config_folder() -> Path:
-    """Returns the folder of configurations: inside the installed package, or beside it in a checkout."""
-    inside = Path(__file__).parent / "configs"
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "configs"
-
-
-def experiments() -> list[str]:
-    """Returns the names of all experiments."""
-    root = config_folder() / "experiment"
-    return sorted(str(file.relative_to(root).with_suffix("")) for file in root.rglob("*.yaml"))
 
 
 def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -44,7 +33,7 @@ def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
         UsageError: An override names nothing known, or cannot be parsed.
     """
     words = [_quoted(word) for word in overrides]
-    with _hydra():
+    with _hydra(verb):
         try:
             config = hydra_compose(verb, words)
             return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
@@ -57,28 +46,26 @@ def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _hydra() -> Iterator[None]:
+def _hydra(verb: str) -> Iterator[None]:
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_folder().resolve()), version_base="1.3"):
+    with initialize_config_dir(str(config_file(verb).parent.resolve()), version_base="1.3"):
         yield
 
 
 def _quoted(word: str) -> str:
-    """Quotes the value of an override that names a file or folder, so that it may hold any character."""
+    """Prepares an override: names of files and folders may hold any character, and open groups any key."""
     key, equals, value = word.partition("=")
-    if key in PATHS and equals and value not in ("", "null") and not re.fullmatch(r"[\w./+-]+", value):
-        escaped = value.strip("'\"").replace("\\", "\\\\").replace("'", "\\'")
-        return f"{key}='{escaped}'"
-    return word
+    name = key.lstrip("+~")
+    if name in PATHS and equals and value not in ("", "null") and not re.fullmatch(r"[\w./+-]+", value, re.ASCII):
+        escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value.strip("'\""))
+        word = f"{key}='{escaped}'"
+    return f"++{word}" if key.startswith(OPEN) else word
 
 
 def _missing(error: MissingConfigException) -> str:
-    group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-    root = config_folder()
-    while group and not (root / group).is_dir():
-        group, _, head = group.rpartition("/")
-        choice = f"{head}/{choice}"
-    known = sorted(str(f.relative_to(root / group).with_suffix("")) for f in (root / group).rglob("*.yaml"))
+    group, _, choice = (error.missing_cfg_file or "").partition("/")
+    root = config_folder() / group
+    known = sorted(str(file.relative_to(root).with_suffix("")) for file in root.rglob("*.yaml"))
     return f"There is no {group} '{choice}'; {nearest(choice, known)}"
 
 
@@ -95,11 +82,12 @@ def _unknown(verb: str, error: Exception) -> str:
 
 def _keys(verb: str) -> list[str]:
     """Returns every key that a verb's configuration can hold, dotted."""
-    files = [config_folder() / f"{verb}.yaml"]
-    groups = {folder.name: folder for folder in config_folder().iterdir() if folder.is_dir()} if verb == "train" else {}
-    keys = set(groups)
-    for file in files:
-        keys |= _dotted(yaml.safe_load(file.read_text()))
+    groups = (
+        {folder.name: folder for folder in config_folder().iterdir() if folder.is_dir() and folder.name != "verb"}
+        if verb == "train"
+        else {}
+    )
+    keys = set(groups) | _dotted(yaml.safe_load(config_file(verb).read_text()))
     for name, folder in groups.items():
         for file in folder.glob("*.yaml"):
             keys |= {f"{name}.{key}" for key in _dotted(yaml.safe_load(file.read_text()))}

@@ -11,6 +11,7 @@ from typing import Any
 from .bundle import CARD, Bundle, read_bundle
 from .errors import UsageError
 from .generation.sampling import Samples, collect, make_plan
+from .machine import choose_device
 from .training import run as runs
 
 
@@ -39,7 +40,7 @@ class Model:
             others = ", ".join(sorted(str(p.parent) for p in folder.parent.glob("*/config.yaml"))) or "none"
             raise UsageError(f"There is no folder '{folder}'. Runs beside it: {others}.")
         bundle = read_bundle(folder) if (folder / CARD).exists() else runs.load(folder)
-        return cls(bundle, torch.device(device))
+        return cls(bundle, choose_device(device))
 
     def sample(self, n: int = 64, steps: int = 1, seed: int = 0, label: int | str | None = None, **how: Any) -> Samples:
         """Draws samples; the same numbers give the same samples.

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the ground up. A module imports from its own layer and from those below it; a new one finds its place here.
 LAYERS = (
-    ("errors", "random", "registry", "tensors"),
+    ("catalogue", "errors", "random", "registry", "tensors"),
     ("batch", "derivatives", "ema", "losses"),
     ("nets", "paths", "times"),
     ("maps",),

@@ -71,12 +71,14 @@ def test_help_comes_in_under_a_second() -> None:
             2,
             "There is no option 'train.sampels' of cmm train; did you mean 'train.samples'",
         ),
-        (("train", "data.flder=x"), 2, "no option 'data.flder'"),
+        (("train", "data.flder=x"), 2, "did you mean 'folder'"),
         (("train", "samples"), 2, "not of the form key=value"),
         (("train", "train.batch=0"), 2, "train.batch=0 is not possible"),
         (("train", "train.keep=1"), 2, "use at least 2"),
         (("train", "train.precision=fp16"), 2, "no precision 'fp16'"),
         (("train", "train.device=gpu"), 2, "no device 'gpu'"),
+        (("train", "optimizer.lr=nan"), 2, "optimizer.lr=nan is not possible"),
+        (("train", "optimizer.schedule=cosin"), 2, "did you mean 'cosine'"),
         (("train", "modality=images"), 2, "did you mean 'image'"),
         (("train", "net.size=xl"), 2, "no size 'xl'"),
         (("train", "net.channels=0"), 2, "net.channels=0 is not possible"),
@@ -251,7 +253,7 @@ def test_a_run_folder_is_complete(trained: Path) -> None:
 
 @pytest.mark.parametrize("objective", ["flow_matching", "easy_consistency"])
 def test_tokens_of_varying_length_are_learned(cmm: Cmm, objective: str) -> None:
-    """One-hot sequences with padding and a cross-entropy train through the same commands: strides follow the class."""
+    """One-hot sequences with padding and a cross-entropy train through the same commands."""
     extra = () if objective == "flow_matching" else ("objective.curriculum.stages=4",)
     words = ("experiment=toy/tokens", f"objective={objective}", "objective.scaling=endpoint", *extra)
     assert (
@@ -260,15 +262,15 @@ def test_tokens_of_varying_length_are_learned(cmm: Cmm, objective: str) -> None:
     )
     model = cm_multimodal.load("runs/tokens")
     samples = model.sample(n=90, steps=16, seed=0)
-    right = [progression(row, int(label)) for row, label in zip(samples.raw.tolist(), samples.label, strict=True)]
-    assert np.mean(right) > 0.6
+    right = [alternation(row, int(label)) for row, label in zip(samples.raw.tolist(), samples.label, strict=True)]
+    assert np.mean(right) > 0.8
 
 
-def progression(row: list[int], label: int) -> float:
-    """Returns the share of neighbours whose difference is the class's stride."""
+def alternation(row: list[int], label: int) -> float:
+    """Returns the share of neighbours that are the two tokens of the class; chance gives 0.04."""
     tokens = [token for token in row if token >= 0]
     assert 6 <= len(tokens) <= 12
-    return float(np.mean([(b - a) % 7 == label + 1 for a, b in pairwise(tokens)]))
+    return float(np.mean([{a, b} == {label, label + 3} for a, b in pairwise(tokens)]))
 
 
 def test_doctor_speaks_in_sentences(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from ..model import Model
 from .source import folder_of, load
 
 FORMATS = ("files", "npz")
+USUAL = {"label": None, "gamma": 0.5, "grid": "straight", "path": None}
 HOW = ("sampler", "solver", "gamma", "grid", "path")
 
 
@@ -33,8 +34,9 @@ def run(config: Mapping[str, Any]) -> None:
 
 def _folder(config: Mapping[str, Any]) -> Path:
     method = config["solver"] or config["sampler"] or "map"
-    label = "" if config["label"] is None else f"-label{config['label']}"
-    return folder_of(config) / "samples" / f"{method}-steps{config['steps']}-seed{config['seed']}{label}"
+    unusual = {key: config[key] for key, usual in USUAL.items() if config[key] != usual}
+    more = "".join(f"-{key}{value}" for key, value in unusual.items())
+    return folder_of(config) / "samples" / f"{method}-steps{config['steps']}-seed{config['seed']}-n{config['n']}{more}"
 
 
 def _files(model: Model, samples: Samples, out: Path) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..machine import choose_device, set_threads
+from ..machine import set_threads
 from ..model import Model
 
 
@@ -22,4 +22,4 @@ def folder_of(config: Mapping[str, Any]) -> Path:
 def load(config: Mapping[str, Any]) -> Model:
     """Loads the run or bundle that was named, on the device that was named."""
     set_threads(config["threads"])
-    return Model(Model.load(folder_of(config)).bundle, choose_device(config["device"]))
+    return Model.load(folder_of(config), config["device"])

@@ -45,6 +45,7 @@ def table(rows: Sequence[Row], protocol: Protocol) -> Table:
         f"{protocol.n} samples, seeds {list(protocol.seeds)}, mean ± half the range; reference: {protocol.reference}; "
         f"features: {protocol.features}; k = {protocol.k}; classifier: {protocol.classifier}"
     )
+    caption = "\n".join([caption, *protocol.warnings()])
     shown = Table(title=f"{protocol.objective}, {protocol.samples_seen:,} samples seen", caption=caption)
     for name in ("method", "steps", "calls", *SCORES.values()):
         shown.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
@@ -52,8 +53,6 @@ def table(rows: Sequence[Row], protocol: Protocol) -> Table:
         scores = [_cell(summary, name) for name in SCORES]
         real = summary.method == "real"
         shown.add_row(summary.method, "" if real else str(summary.steps), "" if real else str(summary.calls), *scores)
-    for warning in protocol.warnings():
-        shown.add_row(warning)
     return shown
 
 

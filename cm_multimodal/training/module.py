@@ -17,11 +17,13 @@ from torch import Tensor
 from typing import Any
 
 from ..ema import Average
-from ..errors import Diverged
+from ..errors import Diverged, UsageError, nearest
 from ..maps import FlowMap
 from ..objectives import Objective
 from .data import Drawn
 from .statistics import LossByNoise, Window
+
+SCHEDULES = ("constant", "cosine")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,12 @@ class OptimizerSettings:
     schedule: str = "constant"
     clip: float = 1.0
     skip_limit: int = 5
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise UsageError(f"optimizer.lr={self.lr} is not possible; a learning rate is a positive number.")
+        if self.schedule not in SCHEDULES:
+            raise UsageError(f"There is no optimizer.schedule '{self.schedule}'; {nearest(self.schedule, SCHEDULES)}")
 
     def rate(self, seen: int, total: int) -> float:
         """Returns the learning rate after a number of samples."""

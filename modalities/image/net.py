@@ -4,7 +4,7 @@ size   width  levels         blocks  attention   parameters (32x32 RGB)   for
 xs        32  1, 2                2  none        1.0 M                    8x8 on a CPU, minutes
 s         48  1, 2, 2             2  8x8, 7x7    4.0 M                    28x28 and 32x32 on a CPU, an hour
 m        128  2, 2, 2             4  16x16       58 M                     32x32 on a GPU (the field's DDPM++)
-l        192  1, 2, 3, 4          3  16x16, 8x8  273 M                    64x64 on GPUs
+l        192  1, 2, 3, 4          3  16x16, 8x8  261 M                    64x64 on GPUs
 """
 
 __all__ = ["SIZES", "build_net"]

@@ -1,4 +1,4 @@
-r"""Sequences of one-hot tokens, of varying length: arithmetic progressions, whose stride is their class."""
+r"""Sequences of one-hot tokens, of varying length: they alternate between the two tokens of their class."""
 
 __all__ = ["LENGTH", "VOCABULARY", "Tokens"]
 
@@ -47,7 +47,7 @@ class Tokens(ToyModality):
 
     @classmethod
     def dataset(cls, config: Mapping[str, Any]) -> Splits:
-        return Splits(_progressions(0, config["size"]), _progressions(1, 400))
+        return Splits(_alternations(0, config["size"]), _alternations(1, 400))
 
     @classmethod
     def describe(cls, train: Dataset) -> TensorSpec:
@@ -74,10 +74,11 @@ def _masks(draws: Draws) -> Tensor:
     return (torch.arange(LENGTH, device=length.device) < expand_right(length, length[:, None])).float()
 
 
-def _progressions(seed: int, size: int) -> Dataset:
+def _alternations(seed: int, size: int) -> Dataset:
+    """Class c alternates between the tokens c and c + 3; either may come first."""
     draws = Draws(seed, torch.arange(size))
     label = torch.arange(size) % 3
-    first = (draws.uniform("first") * VOCABULARY).long()
-    tokens = (first[:, None] + (label[:, None] + 1) * torch.arange(LENGTH)) % VOCABULARY
+    phase = (draws.uniform("phase") * 2).long()
+    tokens = label[:, None] + 3 * ((phase[:, None] + torch.arange(LENGTH)) % 2)
     mask = _masks(draws)
     return Dataset(torch.where(mask > 0, tokens, PADDING), label, mask, ("one", "two", "three"))

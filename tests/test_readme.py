@@ -269,7 +269,7 @@ def test_the_readme_runs_on_models_that_have_learned_nothing(
             run_small(words, extended)
         if block.language == "python" and not block.file:
             exec(compile(block.text, "README.md", "exec"), {})
-    assert Path("runs/mine/samples/map-steps2-seed0/grid.png").stat().st_size > 500
+    assert Path("runs/mine/samples/map-steps2-seed0-n64/grid.png").stat().st_size > 500
     assert Path("compared.png").stat().st_size > 500
     assert sorted(file.name for file in Path("digits").glob("*.*")) == ["bundle.json", "weights.safetensors"]
     with np.load("many/samples.npz") as arrays:

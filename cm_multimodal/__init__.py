@@ -15,7 +15,7 @@ def load(folder: str, device: str = "cpu") -> Model:
 
     Arguments:
         folder: The folder of a run (its newest checkpoint is taken) or of a bundle.
-        device: Where it computes: 'auto', 'cpu', 'cuda' or 'mps'.
+        device: Where it computes: 'auto', 'cpu' or 'cuda'.
 
     Example:
         >>> model = cm_multimodal.load("runs/first")

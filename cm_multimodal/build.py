@@ -4,7 +4,7 @@ A mapping with a `name` becomes the class of that name among those its place all
 arguments; nothing is ever imported by a path that a configuration gives.
 """
 
-__all__ = ["build_flow_map", "build_objective", "build_part", "plain"]
+__all__ = ["build_flow_map", "build_objective", "build_part"]
 
 import inspect
 
@@ -16,6 +16,7 @@ from . import derivatives, ema, losses, maps, times
 from .errors import UsageError, nearest
 from .objectives import OBJECTIVES, Objective, sources
 from .paths import PATHS, build_path
+from .values import check_values
 
 MEASURES = {
     "log_normal": times.LogNormal, "logit_normal": times.LogitNormal, "uniform": times.Uniform, "grid": times.Grid,
@@ -51,12 +52,14 @@ def build_part(place: str, config: Mapping[str, Any]) -> Any:
     kinds = PARTS[place]
     if name not in kinds:
         raise UsageError(f"There is no {place} '{name}'; {nearest(str(name), kinds)}")
-    known = inspect.signature(kinds[name].__init__).parameters.keys() - {"self"}
+    known = {key: each.annotation for key, each in inspect.signature(kinds[name]).parameters.items()}
     for key, value in arguments.items():
         if key not in known:
             raise UsageError(f"The {place} '{name}' has no setting '{key}'; {nearest(key, known)}")
         if isinstance(value, Mapping):
             arguments[key] = build_part(key, value)
+        else:
+            check_values(f"{place} {name}", {key: value}, known)
     try:
         return kinds[name](**arguments)
     except (TypeError, ValueError) as error:
@@ -75,8 +78,3 @@ def build_flow_map(
     return maps.FlowMap(
         net, build_path(path, sigma_data), build_part("scaling", {"name": scaling}), sigma_data, learned, precision
     )
-
-
-def plain(value: Any) -> Any:
-    """Returns lists as tuples, all the way down: configuration values for frozen dataclasses."""
-    return tuple(plain(item) for item in value) if isinstance(value, list | tuple) else value

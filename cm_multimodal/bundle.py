@@ -12,6 +12,7 @@ __all__ = ["Bundle", "Card", "read_bundle", "read_card", "write_bundle"]
 import dataclasses
 import json
 import math
+import os
 import safetensors.torch
 import torch
 
@@ -23,7 +24,7 @@ from torch import Tensor
 from typing import Any
 
 from .build import PARTS, build_flow_map
-from .errors import DataError, UserError
+from .errors import DataError, UsageError, UserError
 from .maps import FlowMap, Precision
 from .modality import Modality, TensorSpec, find_modality
 
@@ -77,10 +78,15 @@ class Bundle:
 
 def write_bundle(card: Card, weights: Mapping[str, Tensor], folder: Path) -> None:
     """Writes the two files into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"'{folder}' is a file, not a folder; choose another with out=.") from error
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    safetensors.torch.save_file(tensors, folder / WEIGHTS)
-    (folder / CARD).write_text(card.to_json())
+    safetensors.torch.save_file(tensors, folder / f"{WEIGHTS}.tmp")
+    (folder / f"{CARD}.tmp").write_text(card.to_json())
+    for name in (WEIGHTS, CARD):
+        os.replace(folder / f"{name}.tmp", folder / name)
 
 
 def read_bundle(folder: Path) -> Bundle:

@@ -4,7 +4,7 @@ Overrides follow Hydra's grammar (`group=choice`, `key=value`, `key=[1,2]`); wha
 character.
 """
 
-__all__ = ["compose"]
+__all__ = ["OPEN", "compose"]
 
 import contextlib
 import re
@@ -36,7 +36,8 @@ def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
     with _hydra(verb):
         try:
             config = hydra_compose(verb, words)
-            return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+            plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            return plain | {key: str(plain[key]) for key in PATHS if plain.get(key) is not None}
         except MissingConfigException as error:
             raise UsageError(_missing(error)) from error
         except OverrideParseException as error:

@@ -12,17 +12,19 @@ difference before the first step.
 
 __all__ = ["DERIVATIVES", "CentralDifference", "Derivative", "DoubleBackward", "ForwardMode", "perturbed", "self_test"]
 
+import contextlib
 import copy
 import torch
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from typing import TypeVar
 
 from .random import noise
+from .tensors import expand_right
 
 Function = Callable[[Tensor, Tensor], Tensor]
 
@@ -70,7 +72,7 @@ class CentralDifference(Derivative):
     """(f(x + h v, s + h) - f(x - h v, s - h)) / 2h. Works on anything, to an error of the second order in h.
 
     Arguments:
-        step: The step in time, h.
+        step: The step in time, h; where half the time is less, that.
     """
 
     name = "central_difference"
@@ -80,8 +82,21 @@ class CentralDifference(Derivative):
 
     @torch.no_grad()
     def __call__(self, f: Function, x: Tensor, s: Tensor, v: Tensor) -> Tensor:
-        h = self.step
-        return (f(x + h * v, s + h) - f(x - h * v, s - h)) / (2 * h)
+        h = (s / 2).clamp_max(self.step)
+        move = expand_right(h, x).to(x.dtype)
+        with full_products():
+            return (f(x + move * v, s + h) - f(x - move * v, s - h)) / (2 * move)
+
+
+@contextlib.contextmanager
+def full_products() -> Iterator[None]:
+    """Keeps a GPU from rounding the factors of float32 convolutions, which a small difference would not survive."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 DERIVATIVES = {kind.name: kind for kind in (ForwardMode, DoubleBackward, CentralDifference)}

@@ -78,6 +78,10 @@ class PowerFunction(Decay):
 
     std: float = 0.05
 
+    def __post_init__(self) -> None:
+        if not 0.01 <= self.std <= 0.25:
+            raise ValueError("a relative width lies between 0.01 and 0.25")
+
     def beta(self, seen: int, batch: int) -> float:
         return max(1 - batch / seen, 0.0) ** (exponent(self.std) + 1)
 
@@ -92,7 +96,7 @@ def exponent(std: float) -> float:
 
 
 class Average:
-    """A moving average of a module's parameters; buffers are copied.
+    """A moving average of a module's parameters and buffers; what is not a floating-point number is copied.
 
     Arguments:
         module: The module to follow.

@@ -11,7 +11,7 @@ from typing import Any
 from .errors import UsageError, nearest
 from .maps import Precision
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
+DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "float32", "bf16")
 
 
@@ -34,10 +34,9 @@ def choose_device(name: str) -> torch.device:
     """
     if name not in DEVICES:
         raise UsageError(f"There is no device '{name}'; {nearest(name, DEVICES)}")
-    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        return torch.device("cuda" if here["cuda"] else "cpu")
-    if not here[name]:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device={name} is not available on this machine; use device=auto or device=cpu.")
     return torch.device(name)
 

@@ -112,6 +112,16 @@ class Triangle:
     off_diagonal: float = 0.6
     edge: float = 1 / 3
 
+    def __post_init__(self) -> None:
+        if not (0 <= self.off_diagonal <= 1 and 0 <= self.edge <= 1):
+            raise ValueError("off_diagonal and edge are shares between 0 and 1")
+
+    def learned(self) -> frozenset[str]:
+        """Returns the parts of the triangle that are drawn from."""
+        off, edge = self.off_diagonal, self.edge
+        drawn = {"diagonal": off < 1, "edge": off > 0, "triangle": off > 0 and edge < 1}
+        return frozenset(part for part, present in drawn.items() if present)
+
     def pairs(self, draws: Draws, path: Path) -> TimePair:
         """Draws a pair for every sample."""
         u = draws.uniform("times", (2,))

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 # From the ground up. A module imports from its own layer and from those below it; a new one finds its place here.
 LAYERS = (
     ("catalogue", "errors", "random", "registry", "tensors"),
+    ("values",),
     ("batch", "derivatives", "ema", "losses"),
     ("nets", "paths", "times"),
     ("maps",),

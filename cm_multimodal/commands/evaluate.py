@@ -7,10 +7,12 @@ from pathlib import Path
 from rich.console import Console
 from typing import Any
 
+from ..errors import UsageError
 from ..evaluation.protocol import Protocol
 from ..evaluation.report import table, write_report
 from ..evaluation.runner import evaluate, real_row, reference
 from ..training.records import read_config
+from ..values import fits
 from .source import folder_of, load
 
 WIDTH = 100
@@ -19,6 +21,7 @@ WIDTH = 100
 def run(config: Mapping[str, Any]) -> None:
     """Runs the command."""
     folder, model = folder_of(config), load(config)
+    config = {**config, "seeds": None if config["seeds"] is None else whole_numbers("seeds", config)}
     whole = read_config(folder) if config["run"] is not None else {}
     data = {**whole.get("data", {}), **config["data"]}
     settings = {
@@ -28,10 +31,18 @@ def run(config: Mapping[str, Any]) -> None:
     ground = reference(model.bundle, data, settings)
     protocol = Protocol.of(model.bundle, ground, data, str(model.device))
     rows = [real_row(model, ground)]
-    for row in evaluate(model, ground, config["steps"], config["diagonal"]):
+    for row in evaluate(model, ground, whole_numbers("steps", config), whole_numbers("diagonal", config)):
         rows.append(row)
         print(f"{row.method}, {row.steps} steps, seed {row.seed}: {row.sentence()}", flush=True)
     out = Path(config["out"]).expanduser() if config["out"] else folder / "evaluation"
     write_report(protocol, rows, out)
     Console(width=max(Console().width, WIDTH)).print(table(rows, protocol))
     print(f"{out / 'metrics.json'}, {out / 'quality.png'}")
+
+
+def whole_numbers(key: str, config: Mapping[str, Any]) -> list[int]:
+    """Returns a list of whole numbers; one number is a list of one."""
+    values = config[key] if isinstance(config[key], list) else [config[key]]
+    if not all(fits(value, int) for value in values):
+        raise UsageError(f"{key}={config[key]} is not possible; give whole numbers: '{key}=[1,2,4,8]'.")
+    return values

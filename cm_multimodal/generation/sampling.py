@@ -22,6 +22,7 @@ from ..samplers import SAMPLERS, Gamma, Sampler
 from ..solvers import SOLVERS, Solver
 from ..tensors import expand_right
 from ..times import GRIDS
+from ..values import fits
 
 LIMITS = {"n": 10_000_000, "steps": 10_000}
 
@@ -97,7 +98,7 @@ def make_plan(
         raise UsageError(f"There is no path '{path}'; {nearest(str(path), PATHS)}")
     if type(seed) is not int:
         raise UsageError(f"seed={seed} is not a whole number.")
-    if not 0 <= gamma <= 1:
+    if not (fits(gamma, float) and 0 <= gamma <= 1):
         raise UsageError(f"gamma={gamma} is not possible; gamma lies between 0 (no fresh noise) and 1.")
     method = _method(bundle, steps, sampler, solver, gamma)
     return Plan(n, steps, seed, _label(bundle, label), method, grid, path)

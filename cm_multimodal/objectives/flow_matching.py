@@ -22,7 +22,7 @@ from ..maps import SolutionMap
 from ..random import Draws
 from ..times import LogNormal, TimeMeasure
 from .base import Objective
-from .sources import Conditional, Source, noisy_sample
+from .sources import Conditional, ModelDiagonal, Source, noisy_sample
 
 
 class FlowMatching(Objective):
@@ -41,6 +41,8 @@ class FlowMatching(Objective):
         self, times: TimeMeasure = LogNormal(0.0, 1.0), metric: Metric = L2(), source: Source = Conditional()
     ) -> None:
         super().__init__()
+        if isinstance(source, ModelDiagonal):
+            raise ValueError("flow matching learns the diagonal: it cannot be its own source")
         self.times, self.metric, self.source = times, metric, source
 
     def loss(self, flow_map: SolutionMap, batch: Batch, draws: Draws, progress: float) -> Loss:

@@ -49,7 +49,6 @@ class MeanFlow(Objective):
         metric: The distance; it must be quadratic while the velocity is the conditional one.
     """
 
-    learned = frozenset({"diagonal", "edge", "triangle"})
     two_times = True
 
     def __init__(
@@ -63,6 +62,7 @@ class MeanFlow(Objective):
         super().__init__()
         if not metric.quadratic:
             raise ValueError("mean flow needs a quadratic metric: its target is a noisy sample of the true one")
+        self.learned = times.learned()
         self.times, self.source, self.derivative, self.weight, self.metric = times, source, derivative, weight, metric
 
     def loss(self, flow_map: SolutionMap, batch: Batch, draws: Draws, progress: float) -> Loss:

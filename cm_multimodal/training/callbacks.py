@@ -4,6 +4,7 @@ __all__ = ["Keeper", "Previewer", "Recorder", "StopSignals"]
 
 import json
 import lightning
+import math
 import signal
 import sys
 import time
@@ -19,7 +20,8 @@ from .module import TrainingModule
 from .snapshots import write_snapshots
 
 Publish = Callable[[TrainingModule], Any]
-RESERVE_S = 10.0
+SHOW_EVERY_S = 10.0
+SNAPSHOTS = 32  # of each average over a training
 
 
 class Recorder(lightning.Callback):
@@ -43,7 +45,7 @@ class Recorder(lightning.Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         module = _training(pl_module)
-        if module.seen // self.batch % self.every or not module.window.count:
+        if module.seen // self.batch % self.every or not module.window.counts:
             return
         now = time.perf_counter()
         speed = (module.seen - self.seen) / (now - self.clock)
@@ -62,12 +64,12 @@ class Recorder(lightning.Callback):
 
     def _show(self, row: dict[str, Any], total: int) -> None:
         line = (
-            f"{row['samples']:>9,}/{total:,} samples  loss {row['loss']:.4f}  "
+            f"{row['samples']:>9,}/{total:,} samples  loss {row.get('loss', math.nan):.4f}  "
             f"{row['samples_per_s']:,.0f} samples/s  {_minutes(row['seconds_left'])} left"
         )
         if sys.stdout.isatty():
             print(f"\r{line}   ", end="", flush=True)
-        elif time.monotonic() - self.shown > RESERVE_S or row["samples"] >= total:
+        elif time.monotonic() - self.shown > SHOW_EVERY_S or row["samples"] >= total:
             self.shown = time.monotonic()
             print(line, flush=True)
 
@@ -98,7 +100,9 @@ class Keeper(lightning.Callback):
     def save(self, module: TrainingModule) -> None:
         """Saves a checkpoint now."""
         card, weights = self.publish(module)
-        write_snapshots(module.averages, module.seen, self.root.with_name("ema"))
+        share = max(module.samples // SNAPSHOTS, 1)
+        if module.seen // share > max(self.saved, 0) // share:
+            write_snapshots(module.averages, module.seen, self.root.with_name("ema"))
         save(self.root, module.seen, card, weights, module.training_state())
         prune(self.root, self.keep)
         self.saved = module.seen

@@ -49,6 +49,8 @@ class OptimizerSettings:
     skip_limit: int = 5
 
     def __post_init__(self) -> None:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UsageError(f"optimizer.betas={list(self.betas)} is not possible; each lies between 0 and 1.")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UsageError(f"optimizer.lr={self.lr} is not possible; a learning rate is a positive number.")
         if self.schedule not in SCHEDULES:
@@ -108,7 +110,7 @@ class TrainingModule(lightning.LightningModule):
             self._skip(drawn, loss, norm)
         else:
             self._update(len(drawn))
-            self.window.add(loss=loss.item(), grad_norm=norm.item())
+            self.window.add(loss=loss.item(), grad_norm=norm.item(), skipped=0.0)
         self.optimizer.zero_grad(set_to_none=True)
 
     def _accumulate(self, drawn: Drawn) -> Tensor:
@@ -136,6 +138,7 @@ class TrainingModule(lightning.LightningModule):
         """Leaves the weights alone where loss or gradient is not finite, and gives up after a few times in a row."""
         self.seen += len(drawn)
         self.skipped += 1
+        self.window.add(skipped=1.0)
         if self.skipped < self.settings.skip_limit:
             return
         file = self.folder / "diagnosis.json"

@@ -26,6 +26,7 @@ from ..machine import choose_device, choose_precision, describe_machine, set_thr
 from ..maps import FlowMap
 from ..modality import Modality, Skipped, Splits, find_modality
 from ..objectives import Objective
+from ..values import check_values
 from .callbacks import Keeper, Previewer, Recorder, StopSignals
 from .checkpoints import latest, load_state
 from .data import Stream
@@ -76,12 +77,16 @@ class TrainSettings:
     def __post_init__(self) -> None:
         whole = ("samples", "batch", "log_every", "checkpoint_every", "preview_every", "keep")
         for name in whole:
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+            if getattr(self, name) < 1:
                 raise UsageError(f"train.{name}={getattr(self, name)} is not possible; it is a whole number from 1.")
         if self.keep < 2:
             raise UsageError("train.keep=1 would leave no checkpoint while one is being written; use at least 2.")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise UsageError(f"train.micro_batch={self.micro_batch} is not possible; it is a whole number from 1.")
+        for name in ("micro_batch", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"train.{name}={value} is not possible; it is a whole number from 1.")
+        if not 0 <= self.drop_label <= 1:
+            raise UsageError(f"train.drop_label={self.drop_label} is not possible; it is a share between 0 and 1.")
 
 
 @dataclass(frozen=True)
@@ -106,29 +111,28 @@ def train(config: Mapping[str, Any], folder: Path, report: Report = print) -> Bu
     Raises:
         Interrupted: A signal asked to stop; the state is saved.
     """
+    if type(config["seed"]) is not int:
+        raise UsageError(f"seed={config['seed']} is not a whole number.")
     record, settings = RunRecord(folder), _settings(TrainSettings, config["train"], "train")
-    threads = _threads(record, settings, report)
-    if record.exists():
-        for line in record.compare(config):
-            report(line)
-    device = choose_device(settings.device)
+    threads, device = _threads(record, settings, report), choose_device(settings.device)
+    start = latest(record.checkpoints, report)
+    for line in record.compare(config) if start is not None else ():
+        report(line)
     parts = build_parts(config, device)
     for line in _skipped(parts.splits.train.skipped):
         report(line)
-    if not record.exists():
-        record.start(config, {**describe_machine(), "threads": threads})
     module = _module(config, parts, settings, device, folder)
-    start = latest(record.checkpoints, report)
-    if start is not None:
+    if start is None:
+        record.start(config, {**describe_machine(), "threads": threads})
+    else:
         module.load_training_state(load_state(start))
         report(f"going on from {start.folder.name} ({start.samples:,} samples)")
     if module.seen >= settings.samples:
         report(f"This run is finished ({module.seen:,} samples). Train on with a larger train.samples=.")
-        return load(folder)
-    report(_headline(parts, settings, device, threads))
-    _fit(module, parts, settings, device, record, config, report)
-    card, weights = _publish(parts.card, module)
-    write_bundle(card, weights, record.bundle)
+    else:
+        report(_headline(parts, settings, device, threads))
+        _fit(module, parts, settings, device, record, config, report)
+    export(folder, record.bundle)
     return read_bundle(record.bundle)
 
 
@@ -177,11 +181,15 @@ def _skipped(files: Sequence[Skipped], most: int = 10) -> Iterator[str]:
 
 
 def _settings(kind: type, group: Mapping[str, Any], name: str) -> Any:
-    known = {field.name for field in dataclasses.fields(kind)}
+    if not isinstance(group, Mapping):
+        raise UsageError(f"{name}={group} is not possible; set {name}.KEY=VALUE instead.")
+    known = {field.name: field.type for field in dataclasses.fields(kind)}
     for key in group:
         if key not in known:
             raise UsageError(f"There is no setting '{name}.{key}'; {nearest(key, known)}")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in group.items()})
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in group.items()}
+    check_values(name, values, known)
+    return kind(**values)
 
 
 def _threads(record: RunRecord, settings: TrainSettings, report: Report) -> int:
@@ -245,11 +253,12 @@ def _fit(
         draw(*_publish(parts.card, module), parts.splits.test, record.samples, device)
         module.by_noise.plot(record.samples / "loss_by_noise.png")
 
+    keeper = Keeper(record.checkpoints, settings.checkpoint_every, settings.keep, lambda m: _publish(parts.card, m))
     signals = StopSignals()
     callbacks = [
         signals,
         Recorder(record.folder, settings.log_every, settings.batch),
-        Keeper(record.checkpoints, settings.checkpoint_every, settings.keep, lambda m: _publish(parts.card, m)),
+        keeper,
         Previewer(settings.preview_every, look),
     ]
     if settings.compile:
@@ -258,7 +267,7 @@ def _fit(
     trainer.fit(module, stream)
     if signals.received:
         code = 130 if signals.received == signal.SIGINT else 75
-        raise Interrupted(f"Stopped at {module.seen:,} samples; the state is saved. The same command goes on.", code)
+        raise Interrupted(f"Stopped; the state is saved at {keeper.saved:,} samples. The same command goes on.", code)
 
 
 def _trainer(device: torch.device, callbacks: list[lightning.Callback]) -> lightning.Trainer:

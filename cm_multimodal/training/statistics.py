@@ -18,27 +18,27 @@ class Window:
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
-        self.count = 0
+        self.counts: dict[str, int] = {}
 
     def add(self, **values: float) -> None:
         """Adds one value to each scalar."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
-        self.count += 1
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def take(self) -> dict[str, float]:
         """Returns the means and starts anew."""
-        means = {name: value / self.count for name, value in self.sums.items()}
-        self.sums, self.count = {}, 0
+        means = {name: value / self.counts[name] for name, value in self.sums.items()}
+        self.sums, self.counts = {}, {}
         return means
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns sums and count."""
-        return {"sums": self.sums, "count": self.count}
+        """Returns sums and counts."""
+        return {"sums": self.sums, "counts": self.counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes sums and count over."""
-        self.sums, self.count = dict(state["sums"]), state["count"]
+        """Takes sums and counts over."""
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
 
 class LossByNoise:

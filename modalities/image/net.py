@@ -14,6 +14,7 @@ import dataclasses
 from cm_multimodal.errors import UsageError, nearest
 from cm_multimodal.modality import TensorSpec
 from cm_multimodal.nets.unet import UNet, UNetShape
+from cm_multimodal.values import fits
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -78,9 +79,14 @@ def _check(size: Size) -> None:
         value = getattr(size, name)
         if type(value) is not int or not 1 <= value <= most:
             raise UsageError(f"net.{name}={value} is not possible; it is a whole number from 1 to {most}.")
+    for name in ("multipliers", "attention"):
+        if not fits(getattr(size, name), tuple[int, ...]):
+            raise UsageError(
+                f"net.{name}={getattr(size, name)} is not possible; give whole numbers: 'net.{name}=[1,2]'."
+            )
     if not 1 <= len(size.multipliers) <= 8 or not all(type(m) is int and 1 <= m <= 64 for m in size.multipliers):
         raise UsageError(
             f"net.multipliers={list(size.multipliers)} is not possible; give 1 to 8 whole numbers up to 64."
         )
-    if not 0 <= size.dropout < 1:
+    if not fits(size.dropout, float) or not 0 <= size.dropout < 1:
         raise UsageError(f"net.dropout={size.dropout} is not possible; it lies between 0 and 1.")

@@ -14,6 +14,7 @@ import sys
 from cm_multimodal.errors import DataError, UsageError, UserError
 from cm_multimodal.evaluation.report import DIGITS, SCORES, Summary, summaries
 from cm_multimodal.evaluation.runner import Row
+from cm_multimodal.training.records import RunRecord
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,11 +39,12 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A run's protocol record, the summaries of its rows, and the minutes that its training took."""
+    """A run's protocol record, the summaries of its rows, and the minutes and threads that its training took."""
 
     protocol: Mapping[str, Any]
     rows: Sequence[Summary]
     minutes: float
+    threads: int
 
     def method(self, name: str) -> list[Entry]:
         """The rows of a method."""
@@ -74,7 +76,9 @@ def read(folder: Path, objective: str) -> Evaluated:
     record = json.loads(file.read_text())
     if record["protocol"]["objective"] != objective:
         raise DataError(f"'{folder}' was trained with {record['protocol']['objective']}, not with {objective}.")
-    return Evaluated(record["protocol"], summaries([Row(**row) for row in record["rows"]]), minutes(folder))
+    return Evaluated(
+        record["protocol"], summaries([Row(**row) for row in record["rows"]]), minutes(folder), threads(folder)
+    )
 
 
 def minutes(folder: Path) -> float:
@@ -83,6 +87,11 @@ def minutes(folder: Path) -> float:
     rows = [{"samples": 0}, *log]
     seconds = [(b["samples"] - a["samples"]) / b["samples_per_s"] for a, b in pairwise(rows)]
     return round(sum(seconds) / 60, 1)
+
+
+def threads(folder: Path) -> int:
+    """Returns the number of CPU threads that a training ran on."""
+    return RunRecord(folder).threads() or 0
 
 
 def check(figures: Mapping[str, list[Entry]]) -> None:
@@ -117,7 +126,8 @@ def caption(quickstart: Evaluated, flow: Evaluated) -> str:
     return (
         f"Measured at commit {protocol['commit'][:10] or 'unknown'} on {protocol['hardware']} "
         f"({protocol['versions']}); {protocol['samples_seen']:,} training samples each, which took mean flow "
-        f"{quickstart.minutes} minutes and flow matching {flow.minutes}."
+        f"{quickstart.minutes} minutes on {quickstart.threads} threads and flow matching {flow.minutes} minutes on "
+        f"{flow.threads}."
     )
 
 

@@ -94,7 +94,7 @@ class TrainingModule(lightning.LightningModule):
         self.window, self.by_noise = Window(), LossByNoise()
         self.optimizer = torch.optim.AdamW(
             [p for p in self.parameters() if p.requires_grad],
-            lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay,
+            lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True,
         )  # fmt: skip
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

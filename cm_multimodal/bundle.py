@@ -7,24 +7,23 @@ The JSON is read against a fixed schema, its names against the registries; it ne
 bounded before anything is allocated. Each checkpoint of a run is a bundle too, with the training state beside it.
 """
 
-__all__ = ["Bundle", "Card", "read_bundle", "read_card", "write_bundle"]
+__all__ = ["Bundle", "Card", "assemble", "empty_map", "read_bundle", "read_card", "write_bundle"]
 
 import dataclasses
 import json
 import math
-import os
-import safetensors.torch
 import torch
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from safetensors import SafetensorError
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 from typing import Any
 
 from .build import PARTS, build_flow_map
 from .errors import DataError, UsageError, UserError
+from .files import write_tensors, write_text
 from .maps import FlowMap, Precision
 from .modality import Modality, TensorSpec, find_modality
 
@@ -32,6 +31,7 @@ CARD, WEIGHTS = "bundle.json", "weights.safetensors"
 FORMAT = 1
 LIMITS = {"card bytes": 1 << 20, "elements of a sample": 1 << 28, "parameters": 1 << 34, "classes": 100_000}
 LEARNED = {"diagonal", "edge", "triangle"}
+FORMATS = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}  # of a network's tensors
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,14 @@ class Bundle:
 
 
 def write_bundle(card: Card, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Writes the two files into a folder."""
+    """Writes the two files into a folder; weights in float32, but for those that are no floating-point numbers."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"'{folder}' is a file, not a folder; choose another with out=.") from error
-    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    safetensors.torch.save_file(tensors, folder / f"{WEIGHTS}.tmp")
-    (folder / f"{CARD}.tmp").write_text(card.to_json())
-    for name in (WEIGHTS, CARD):
-        os.replace(folder / f"{name}.tmp", folder / name)
+    single = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+    write_tensors(folder / WEIGHTS, single)
+    write_text(folder / CARD, card.to_json())
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -96,28 +94,58 @@ def read_bundle(folder: Path) -> Bundle:
         DataError: A file is missing, damaged or not what a bundle holds.
     """
     card = read_card(folder)
+    modality = find_modality(card.modality)(card.spec)
+    weights = _weights(folder, _outline(card, modality))
+    return assemble(card, modality, empty_map(card, modality), weights)
+
+
+def assemble(card: Card, modality: Modality, flow_map: FlowMap, weights: Mapping[str, Tensor]) -> Bundle:
+    """Puts weights into a map that is then ready to use."""
+    flow_map.net.load_state_dict(weights)
+    return Bundle(card, flow_map.eval().requires_grad_(False), modality)
+
+
+def _weights(folder: Path, net: nn.Module) -> dict[str, Tensor]:
+    """Reads weights after their names, shapes and number formats were held against the network's."""
     try:
-        weights = safetensors.torch.load_file(folder / WEIGHTS)
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
+            _compare(found, net)
+            return {name: file.get_tensor(name) for name in found}
     except (OSError, SafetensorError) as error:
         raise DataError(f"The weights of the bundle '{folder}' cannot be read: {error}.") from error
-    modality = find_modality(card.modality)(card.spec)
-    flow_map = empty_map(card, modality)
-    try:
-        flow_map.net.load_state_dict(weights, strict=True, assign=True)
-    except RuntimeError as error:
+    except ValueError as error:
         raise DataError(f"The weights of the bundle '{folder}' do not fit its network: {error}.") from error
-    flow_map.net.to(torch.float32)
-    return Bundle(card, flow_map.eval().requires_grad_(False), modality)
+
+
+def _compare(found: Mapping[str, tuple[tuple[int, ...], str]], net: nn.Module) -> None:
+    wanted = {name: (tuple(value.shape), FORMATS[value.dtype]) for name, value in net.state_dict().items()}
+    for name in sorted({*found, *wanted}):
+        if found.get(name) != wanted.get(name):
+            has, needs = (_form(each.get(name)) for each in (found, wanted))
+            raise ValueError(f"'{name[:80]}' has {has}, and the network has {needs}")
+
+
+def _form(form: tuple[tuple[int, ...], str] | None) -> str:
+    return "no such part" if form is None else f"the shape {form[0]} in {form[1]}"
 
 
 def empty_map(card: Card, modality: Modality, precision: Precision = Precision()) -> FlowMap:
     """Builds the map of a card, its network fresh."""
-    with torch.device("meta"):
-        size = sum(p.numel() for p in modality.net(card.net, card.two_times).parameters())
-    if size > LIMITS["parameters"]:
-        raise DataError(f"The bundle's network would have {size:,} parameters, more than the limit.")
+    _outline(card, modality)
     net = modality.net(card.net, card.two_times)
     return build_flow_map(net, card.path, card.scaling, card.spec.sigma_data, frozenset(card.learned), precision)
+
+
+def _outline(card: Card, modality: Modality) -> nn.Module:
+    """Returns the network of a card without its memory, and holds its size against the limit."""
+    with torch.device("meta"):
+        net = modality.net(card.net, card.two_times)
+    size = sum(p.numel() for p in net.parameters())
+    if size > LIMITS["parameters"]:
+        raise DataError(f"The network would have {size:,} parameters, more than the limit.")
+    return net
 
 
 def read_card(folder: Path) -> Card:

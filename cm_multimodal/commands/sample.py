@@ -3,13 +3,13 @@ r"""cmm sample: draws samples from a run or a bundle."""
 __all__ = ["run"]
 
 import numpy as np
-import os
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, nearest
+from ..files import replaced
 from ..generation.sampling import Samples
 from ..model import Model
 from .source import folder_of, load
@@ -50,9 +50,8 @@ def _files(model: Model, samples: Samples, out: Path) -> Path:
 
 
 def _npz(model: Model, samples: Samples, seed: int, out: Path) -> Path:
-    part, file = out / "samples.npz.tmp", out / "samples.npz"
+    file = out / "samples.npz"
     arrays = {**model.bundle.modality.arrays(samples.raw), "label": samples.label.numpy()}
-    with part.open("wb") as stream:
+    with replaced(file) as part, part.open("wb") as stream:
         np.savez_compressed(stream, **arrays, sample_id=samples.sample_id.numpy(), seed=np.int64(seed))
-    os.replace(part, file)
     return file

@@ -4,7 +4,6 @@ __all__ = ["Summary", "summaries", "table", "write_report"]
 
 import dataclasses
 import json
-import os
 import statistics
 
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 from pathlib import Path
 from rich.table import Table
 
+from ..files import write_text
 from .protocol import Protocol
 from .runner import Row
 
@@ -60,9 +60,7 @@ def write_report(protocol: Protocol, rows: Sequence[Row], folder: Path) -> None:
     """Writes `metrics.json` and `quality.png` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     record = {"protocol": protocol.to_dict(), "rows": [dataclasses.asdict(row) for row in rows]}
-    part = folder / "metrics.json.tmp"
-    part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    os.replace(part, folder / "metrics.json")
+    write_text(folder / "metrics.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     _plot(rows).savefig(folder / "quality.png", dpi=120)
 
 

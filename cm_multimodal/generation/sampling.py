@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from torch import Tensor
 
+from .. import signals
 from ..batch import Conditions
 from ..bundle import Bundle
 from ..errors import UsageError, nearest
@@ -105,12 +106,13 @@ def make_plan(
 
 
 def sample(bundle: Bundle, plan: Plan, device: torch.device | str = "cpu") -> Iterator[Samples]:
-    """Yields the samples of a plan, a chunk at a time, in the order of their ids."""
+    """Yields the samples of a plan, a chunk at a time, in the order of their ids; a signal to stop is heard between them."""
     flow_map: SolutionMap = bundle.flow_map.to(device)
     if plan.path is not None:
         flow_map = TransportedMap(flow_map, build_path(plan.path, bundle.card.spec.sigma_data))
     chunk = bundle.card.chunk
     for start in range(0, plan.n, chunk):
+        signals.check()
         ids = torch.arange(start, start + chunk, device=device)
         raw, label = _chunk(bundle, flow_map, plan, ids)
         keep = slice(0, min(chunk, plan.n - start))

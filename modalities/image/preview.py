@@ -3,8 +3,8 @@ r"""Pictures to look at: a labelled grid, and one PNG for each sample."""
 __all__ = ["grid", "write_files"]
 
 import numpy as np
-import os
 
+from cm_multimodal.files import replaced
 from collections.abc import Mapping
 from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
@@ -26,12 +26,8 @@ def _images(raw: Tensor, scale: int) -> list[Image.Image]:
 def _save(image: Image.Image, file: Path) -> Path:
     """Writes a PNG beside its place and renames it, so that nobody ever sees half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        image.save(beside, format="PNG")
-        beside.replace(file)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replaced(file, durable=False) as part:
+        image.save(part, format="PNG")
     return file
 
 

@@ -1,0 +1,62 @@
+r"""Files that are there whole or not at all: written beside their place, synced to the disk, then renamed."""
+
+__all__ = ["replaced", "sync", "write_tensors", "write_text"]
+
+import contextlib
+import errno
+import os
+import safetensors.torch
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from safetensors import SafetensorError
+from torch import Tensor
+
+
+@contextlib.contextmanager
+def replaced(file: Path, durable: bool = True) -> Iterator[Path]:
+    """Gives the place to write to. It takes the file's place at the end; after an error the file is as it was.
+
+    Arguments:
+        file: The file.
+        durable: Whether to wait for the disk, so that not even a power cut leaves half a file.
+    """
+    part = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        yield part
+        if durable:
+            sync(part)
+        os.replace(part, file)
+        if durable:
+            sync(file.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a text file."""
+    with replaced(file) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes named tensors, moved to the CPU, as safetensors.
+
+    Raises:
+        OSError: There is no place for them, or they cannot be written.
+    """
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    try:
+        with replaced(file) as part:
+            safetensors.torch.save_file(plain, part)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error), str(file)) from error
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the entries of a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

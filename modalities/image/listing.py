@@ -13,6 +13,7 @@ __all__ = ["EXTENSIONS", "Listing", "class_of", "hold_out", "list_archive", "lis
 import io
 import os
 import stat
+import struct
 import zipfile
 
 from cm_multimodal.errors import DataError
@@ -28,7 +29,8 @@ from typing import BinaryIO
 from .pictures import Opener, reason_of
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-MAX_MEMBER_BYTES = 2**28  # of one file in an archive
+MAX_MEMBER_BYTES = 2**26  # of one file in an archive
+MAX_DIRECTORY_BYTES = 12 * 2**20  # of an archive's table of contents: a hundred thousand pictures and more
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def _open_file(path: str) -> BinaryIO:
 def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
     if not 0 < info.file_size <= MAX_MEMBER_BYTES:
         raise ValueError(f"{info.file_size:,} bytes are none, or more than {MAX_MEMBER_BYTES:,}")
-    return io.BytesIO(archive.read(info))  # never more than the size it states
+    with archive.open(info) as member:
+        return io.BytesIO(member.read(info.file_size))  # asked for less, it unpacks less: a stated size may be a lie
 
 
 def _enter(folder: Path, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
@@ -104,15 +107,39 @@ def list_archive(file: Path) -> Listing:
     """Finds the pictures in a .zip of a folder.
 
     Raises:
-        DataError: It is no archive, or a damaged one.
+        DataError: It is no archive, a damaged one, or one with too many members.
     """
     try:
-        archive = zipfile.ZipFile(file)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        archive = _open_archive(file)
+    except (OSError, ValueError, zipfile.BadZipFile, struct.error) as error:
         raise DataError(f"'{file}' cannot be read as a .zip archive: {reason_of(error)}.") from error
-    members = {PurePosixPath(info.filename.lstrip("/")): info for info in archive.infolist() if not info.is_dir()}
-    openers = {path: partial(_open_member, archive, info) for path, info in members.items() if _is_picture(path)}
-    return Listing(_in_order(openers))
+    openers: dict[PurePosixPath, Opener] = {}
+    skipped: list[Skipped] = []
+    for info in archive.infolist():
+        path = PurePosixPath(info.filename)
+        if reason := _suspicious(info, path, openers):
+            skipped.append(Skipped(readable(path), reason))
+        elif _is_picture(path) and not info.is_dir():
+            openers[path] = partial(_open_member, archive, info)
+    return Listing(_in_order(openers), tuple(skipped))
+
+
+def _open_archive(file: Path) -> zipfile.ZipFile:
+    """Opens an archive after its size was looked at: opening reads the whole table of contents."""
+    with file.open("rb") as stream:
+        end = zipfile._EndRecData(stream)  # type: ignore[attr-defined]
+    if end and end[zipfile._ECD_SIZE] > MAX_DIRECTORY_BYTES:  # type: ignore[attr-defined]
+        raise ValueError("it has too many members; unpack it, and name the folder instead")
+    return zipfile.ZipFile(file)
+
+
+def _suspicious(info: zipfile.ZipInfo, path: PurePosixPath, known: Mapping[PurePosixPath, Opener]) -> str:
+    """Says what is wrong with a member that no honest archive has; nothing otherwise."""
+    if path.is_absolute() or ".." in path.parts or "\\" in info.filename or ":" in path.parts[0]:
+        return "its name points outside the archive"
+    if stat.S_ISLNK(info.external_attr >> 16):
+        return "it is a link"
+    return "the archive holds it twice" if path in known else ""
 
 
 def class_of(paths: Sequence[PurePosixPath]) -> dict[PurePosixPath, str | None]:

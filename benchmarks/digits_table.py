@@ -83,7 +83,7 @@ def read(folder: Path, objective: str) -> Evaluated:
 
 def minutes(folder: Path) -> float:
     """Returns how long a training took, previews and checkpoints included, from the speeds in its log."""
-    log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (folder / "speed.jsonl").read_text().splitlines()]
     rows = [{"samples": 0}, *log]
     seconds = [(b["samples"] - a["samples"]) / b["samples_per_s"] for a, b in pairwise(rows)]
     return round(sum(seconds) / 60, 1)

@@ -2,7 +2,7 @@ r"""The training command against a loop written by hand: what Lightning, the log
 
 Both train the network of experiment=image/digits afresh, with its objective, optimiser, averages and data, in one
 process and on the same threads. They take turns, first one and then the other in the lead. Neither the start of a run nor
-its first updates count. The speed of the command is the one in its own log (metrics.jsonl), which covers whole updates and
+its first updates count. The speed of the command is the one in its own log (speed.jsonl), which covers whole updates and
 the writing of the log; the ratio is the median over the rounds of its samples per second over those of the loop. A
 checkpoint with its preview falls outside the rows that count: its cost is measured by a run that makes one every row.
 
@@ -24,7 +24,8 @@ from cm_multimodal.batch import Batch, Conditions
 from cm_multimodal.config import compose
 from cm_multimodal.machine import choose_device, describe_machine, set_threads
 from cm_multimodal.random import Draws, permutation
-from cm_multimodal.training.run import build_decays, build_parts, train
+from cm_multimodal.training.parts import build_decays, build_parts
+from cm_multimodal.training.run import train
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def command(config: dict[str, Any]) -> float:
     """Returns the samples per second of the training command, the first row of its log left out."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         train(config, Path(folder) / "run")
-        lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+        lines = (Path(folder) / "run" / "speed.jsonl").read_text().splitlines()
     return statistics.harmonic_mean([json.loads(line)["samples_per_s"] for line in lines[1:]])
 
 

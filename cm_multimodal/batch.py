@@ -2,6 +2,8 @@ r"""What travels together through objectives, maps and networks: clean samples a
 
 __all__ = ["Batch", "Conditions"]
 
+import torch
+
 from dataclasses import dataclass
 from torch import Tensor
 
@@ -28,6 +30,14 @@ class Conditions:
             None if self.label is None else self.label[rows],
             None if self.mask is None else self.mask[rows],
             None if self.dropout is None else self.dropout.take(rows),
+        )
+
+    def to(self, device: torch.device) -> "Conditions":
+        """Returns the conditions on a device."""
+        return Conditions(
+            None if self.label is None else self.label.to(device),
+            None if self.mask is None else self.mask.to(device),
+            None if self.dropout is None else self.dropout.to(device),
         )
 
 

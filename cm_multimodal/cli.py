@@ -2,14 +2,17 @@ r"""The program `cmm`: verbs as a person would say them, then options as key=val
 
 __all__ = ["main"]
 
+import errno
 import importlib
 import os
+import shlex
 import sys
 
 from collections.abc import Sequence
 
+from . import signals
 from .catalogue import config_file, experiments
-from .errors import UsageError, UserError, nearest
+from .errors import DataError, Interrupted, UsageError, UserError, nearest
 
 VERBS = {
     "train": "trains a run; the same command again goes on with it",
@@ -18,6 +21,7 @@ VERBS = {
     "export": "writes the bundle to share",
     "doctor": "says what this machine can do",
 }
+NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 EXAMPLES = {
     "train": ("experiment=image/digits name=first", "data=folder data.folder=my/pictures name=mine"),
     "sample": ("run=runs/first steps=2 n=64 seed=0", "run=runs/first solver=euler steps=100 label=3"),
@@ -41,16 +45,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(importlib.import_module("importlib.metadata").version("cm-multimodal"))
         return 0
     try:
-        return _run(words[0], words[1:])
+        with signals.listening():
+            return _run(words[0], words[1:])
+    except Interrupted as error:
+        more = f" The same command goes on: cmm {shlex.join(words)}" if words[0] == "train" else ""
+        print(f"cmm: {error}{more}", file=sys.stderr)
+        return error.exit_code
     except UserError as error:
         print(f"cmm: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("cmm: stopped.", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in NO_PLACE:
+            raise
+        print(
+            f"cmm: {error}. Make room or choose another place; what was finished before is untouched.", file=sys.stderr
+        )
+        return DataError.exit_code
 
 
 def _run(verb: str, words: list[str]) -> int:

@@ -23,7 +23,7 @@ from .catalogue import config_file, config_folder
 from .errors import UsageError, nearest
 
 OPEN = ("net.", "data.", "train.augment.")  # what these hold depends on the modality, which checks it itself
-PATHS = ("run", "bundle", "out", "name", "runs", "label", "data.folder", "data.root", "data.path")
+PATHS = ("run", "bundle", "out", "name", "runs", "resume", "label", "data.folder", "data.root", "data.path")
 
 
 def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,16 @@ for anything). Wrong tangents train silently to nonsense, so that :func:`self_te
 difference before the first step.
 """
 
-__all__ = ["DERIVATIVES", "CentralDifference", "Derivative", "DoubleBackward", "ForwardMode", "perturbed", "self_test"]
+__all__ = [
+    "DERIVATIVES",
+    "CentralDifference",
+    "Derivative",
+    "DoubleBackward",
+    "ForwardMode",
+    "perturbed",
+    "self_test",
+    "working",
+]
 
 import contextlib
 import copy
@@ -23,6 +32,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from typing import TypeVar
 
+from .errors import UsageError
 from .random import noise
 from .tensors import expand_right
 
@@ -125,3 +135,15 @@ def self_test(derivative: Derivative, f: Function, x: Tensor, s: Tensor, v: Tens
     if not error < 0.1:
         raise ValueError(f"The derivative '{derivative.name}' differs from a finite difference by {error:.0%}.")
     return error
+
+
+def working(wanted: Derivative, f: Function, x: Tensor, s: Tensor, v: Tensor) -> tuple[Derivative, list[str]]:
+    """Returns the derivative that is wanted, or the first other one that passes the self-test, and sentences on it."""
+    lines: list[str] = []
+    for derivative in (wanted, *(kind() for name, kind in DERIVATIVES.items() if name != wanted.name)):
+        try:
+            error = self_test(derivative, f, x, s, v)
+            return derivative, [*lines, f"derivative: {derivative.name}, {error:.1e} from a finite difference"]
+        except (ValueError, RuntimeError) as failure:
+            lines.append(f"The derivative '{derivative.name}' does not work here, and is not used: {failure}")
+    raise UsageError(" ".join(["No derivative works here.", *lines]))

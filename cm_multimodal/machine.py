@@ -12,7 +12,7 @@ from .errors import UsageError, nearest
 from .maps import Precision
 
 DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "float32", "bf16")
+PRECISIONS = ("auto", "float32", "bf16", "float64")
 
 
 def free_cores() -> int:
@@ -54,7 +54,8 @@ def choose_precision(name: str, device: torch.device) -> Precision:
         raise UsageError(f"There is no precision '{name}'; {nearest(name, PRECISIONS)}")
     if name == "bf16" and not has_bf16(device):
         raise UsageError(f"precision=bf16 has no hardware on this {device.type}; use precision=auto or float32.")
-    return Precision(torch.bfloat16 if name == "bf16" or (name == "auto" and has_bf16(device)) else torch.float32)
+    half = name == "bf16" or (name == "auto" and has_bf16(device))
+    return Precision(torch.bfloat16 if half else torch.float64 if name == "float64" else torch.float32)
 
 
 def describe_machine() -> dict[str, Any]:

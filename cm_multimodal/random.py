@@ -123,3 +123,7 @@ class Draws:
     def take(self, rows: Tensor | slice) -> "Draws":
         """Returns the draws of some of the rows; their numbers stay what they were."""
         return Draws(self.seed, self.ids[rows])
+
+    def to(self, device: torch.device) -> "Draws":
+        """Returns the draws of the same samples on a device."""
+        return Draws(self.seed, self.ids.to(device))

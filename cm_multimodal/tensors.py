@@ -1,6 +1,6 @@
 r"""Small operations on tensors of shape \((B, *)\) that every other module shares."""
 
-__all__ = ["expand_right", "masked_mean", "position_mask", "where_rows"]
+__all__ = ["expand_right", "masked_mean", "position_mask", "row_mean", "where_rows"]
 
 import torch
 
@@ -22,7 +22,7 @@ def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
         mask: Ones for real positions, with shape (B, *) or a shape that broadcasts to the right of it.
     """
     if mask is None:
-        return values.flatten(1).mean(dim=1)
+        return row_mean(values)
     weight = position_mask(mask, values)
     total = weight.flatten(1).sum(dim=1).clamp_min(1.0)
     return (values * weight).flatten(1).sum(dim=1) / total
@@ -36,3 +36,8 @@ def position_mask(mask: Tensor, x: Tensor) -> Tensor:
 def where_rows(rows: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """Takes `new` for the rows that are marked, with shape (B,), and `old`, with shape (B, *), for the others."""
     return torch.where(expand_right(rows, old), new, old)
+
+
+def row_mean(values: Tensor) -> Tensor:
+    """Averages over everything but the first dimension, with shape (B,); what has that shape stays as it is."""
+    return values.flatten(1).mean(dim=1) if values.ndim > 1 else values

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 
 # From the ground up. A module imports from its own layer and from those below it; a new one finds its place here.
 LAYERS = (
-    ("catalogue", "errors", "random", "registry", "tensors"),
-    ("values",),
+    ("catalogue", "errors", "files", "random", "registry", "tensors"),
+    ("signals", "values"),
     ("batch", "derivatives", "ema", "losses"),
     ("nets", "paths", "times"),
     ("maps",),
@@ -27,6 +27,7 @@ LAYERS = (
     ("__init__", "config"),
     ("commands",),
     ("cli",),
+    ("__main__",),
 )
 CORE = "cm_multimodal"
 FORBIDDEN = {

@@ -266,7 +266,10 @@ def test_a_run_folder_is_complete(trained: Path) -> None:
         assert (trained / name).exists(), name
     assert list((trained / "tensorboard").glob("events*"))
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
-    assert {"samples", "loss", "grad_norm", "lr", "samples_per_s", "seconds_left"} <= rows[0].keys()
+    assert {"samples", "loss", "grad_norm", "skipped", "lr"} <= rows[0].keys()
+    assert any("held_out_loss" in row for row in rows)
+    pace = json.loads((trained / "speed.jsonl").read_text().splitlines()[0])
+    assert {"samples", "samples_per_s", "seconds_left"} == pace.keys()
     with Image.open(trained / "samples/preview.png") as picture:
         assert min(picture.size) > 200
 

@@ -10,7 +10,8 @@ from cm_multimodal.errors import UsageError
 from cm_multimodal.modality import TensorSpec
 from cm_multimodal.objectives import OBJECTIVES
 from cm_multimodal.solvers import SOLVERS
-from cm_multimodal.training.run import TrainSettings, build_decays
+from cm_multimodal.training.parts import build_decays
+from cm_multimodal.training.settings import TrainSettings
 from modalities.image.net import build_net
 
 

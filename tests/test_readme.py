@@ -29,8 +29,8 @@ from cm_multimodal.paths import PATHS, build_path
 from cm_multimodal.random import Draws
 from cm_multimodal.times import LogNormal, Triangle
 from cm_multimodal.training import checkpoints
+from cm_multimodal.training.parts import build_decays, build_parts
 from cm_multimodal.training.records import RunRecord
-from cm_multimodal.training.run import build_decays, build_parts
 from cm_multimodal.training.snapshots import write_snapshots
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -48,7 +48,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 BIN = Path(sys.executable).parent
 FIGURES = ROOT / "benchmarks" / "results" / "digits.json"
 
-OTHERS = {"source", "python"}  # the words a command may begin with, beside cmm and make
+OTHERS = {"source", "python", "torchrun"}  # the words a command may begin with, beside cmm and make
 ELSEWHERE = {"test"}  # targets that `make readme` does not run
 SMALL = {
     "train": ("++net.channels=8", "++net.blocks=1", "train.device=cpu", "train.precision=float32"),
@@ -77,7 +77,8 @@ class Block:
 BLOCKS = [Block(*found) for found in re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)]
 FILES = {block.file: block.text for block in BLOCKS if block.file}
 COMMANDS = [words for block in BLOCKS for words in block.commands()]
-CMM = [words[1:] for words in COMMANDS if words[0] == "cmm"]
+SHARED = [words[words.index("cm_multimodal") + 1 :] for words in COMMANDS if words[0] == "torchrun"]
+CMM = [words[1:] for words in COMMANDS if words[0] == "cmm"] + SHARED
 AT_ONCE = [words for words in CMM if words[0] == "doctor" or words[-1] == "--help"]
 COMPOSED = [words for words in CMM if words not in AT_ONCE]
 OBJECTIVE = next(name for name in FILES if name.endswith(".py"))
@@ -236,6 +237,7 @@ def fresh_run(words: list[str]) -> None:
     config = compose("train", [*words, *SMALL["train"]])
     record = RunRecord(Path(config["runs"]) / config["name"])
     parts = build_parts(config)
+    record.prepare()
     record.start(config, {})
     averages = [Average(parts.flow_map.net, decay) for decay in build_decays(config["ema"])]
     write_snapshots(averages, 1, record.folder / "ema")
@@ -310,7 +312,7 @@ def evaluation(folder: Path, objective: str, rows: list[tuple[str, int]]) -> Non
     (folder / "evaluation").mkdir(parents=True)
     record = {"protocol": protocol, "rows": [{**row, "precision": 0.5, "recall": 0.25} for row in scores]}
     (folder / "evaluation" / "metrics.json").write_text(json.dumps(record))
-    (folder / "metrics.jsonl").write_text(json.dumps({"samples": 640, "samples_per_s": 4.0}) + "\n")
+    (folder / "speed.jsonl").write_text(json.dumps({"samples": 640, "samples_per_s": 4.0}) + "\n")
 
 
 def fill(root: Path) -> subprocess.CompletedProcess[str]:
@@ -361,7 +363,7 @@ def in_full(block: Block) -> Iterator[list[str]]:
     for words in block.commands():
         if words[0] == "make" and words[1] not in ELSEWHERE:
             yield ["make", f"BIN={BIN}", "-o", ".venv/.installed", *words[1:]]
-        elif words[0] in ("cmm", "python"):
+        elif words[0] in ("cmm", "python", "torchrun"):
             yield [str(BIN / words[0]), *words[1:]]
     if block.language == "python" and not block.file:
         yield [sys.executable, "-c", block.text]

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch
-from ..derivatives import Derivative, ForwardMode, perturbed, self_test
+from ..derivatives import Derivative, ForwardMode, perturbed, working
 from ..losses import L2, AdaptiveWeight, Loss, Metric
 from ..maps import SolutionMap
 from ..random import Draws
@@ -90,10 +90,17 @@ class MeanFlow(Objective):
         return torch.index_put(target, (off,), target[off] - gap * slope)
 
     def self_check(self, flow_map: SolutionMap, batch: Batch) -> list[str]:
-        """Holds the derivative against a finite difference, in float64, on a copy of the map with perturbed weights."""
+        """Holds the derivative against a finite difference, in float64, on a copy of the map with perturbed weights.
+
+        One that fails is replaced by one that does not, and the log says so.
+        """
         probe = perturbed(flow_map)  # type: ignore[type-var]
         draws = Draws(0, torch.arange(len(batch.x), device=batch.x.device))
         x, v = (draws.noise(name, tuple(batch.x.shape[1:]), torch.float64) for name in ("state", "tangent"))
         s, cond = flow_map.path.time_of(torch.exp(draws.uniform("times") - 0.5)), batch.cond
-        error = self_test(self.derivative, lambda a, b: probe.mean_velocity(a, b, 0.3 * s, cond), x, s, v)
-        return [f"derivative: {self.derivative.name}, {error:.1e} from a finite difference"]
+
+        def mean_velocity(a: Tensor, b: Tensor) -> Tensor:
+            return probe.mean_velocity(a, b, 0.3 * s, cond)
+
+        self.derivative, lines = working(self.derivative, mean_velocity, x, s, v)
+        return lines

@@ -1,21 +1,24 @@
 r"""What happens beside the updates: the log, checkpoints, previews and the wish to stop."""
 
-__all__ = ["Keeper", "Previewer", "Recorder", "StopSignals"]
+__all__ = ["Keeper", "Previewer", "Recorder", "Stopper"]
 
+import contextlib
 import json
 import lightning
 import math
-import signal
+import os
 import sys
 import time
 
 from collections.abc import Callable
 from lightning.pytorch.loggers import TensorBoardLogger
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from .checkpoints import prune, save
+from .. import signals
+from ..errors import Interrupted
+from ..files import write_text
+from .checkpoints import Checkpoint, prune, save
 from .module import TrainingModule
 from .snapshots import write_snapshots
 
@@ -25,51 +28,56 @@ SNAPSHOTS = 32  # of each average over a training
 
 
 class Recorder(lightning.Callback):
-    """Writes `metrics.jsonl`, TensorBoard and the progress line.
+    """Writes `metrics.jsonl` (what a run that is repeated repeats), `speed.jsonl`, TensorBoard and the progress line.
 
     Arguments:
         folder: The run's folder.
         every: The number of updates between rows.
-        batch: The global batch size.
     """
 
-    def __init__(self, folder: Path, every: int, batch: int) -> None:
-        self.file, self.every, self.batch = folder / "metrics.jsonl", every, batch
+    def __init__(self, folder: Path, every: int) -> None:
+        self.metrics, self.speed, self.every = folder / "metrics.jsonl", folder / "speed.jsonl", every
         self.board = TensorBoardLogger(folder, name="", version="tensorboard")
         self.clock, self.seen, self.shown = 0.0, 0, 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         module = _training(pl_module)
         self.clock, self.seen = time.perf_counter(), module.seen
-        forget_after(self.file, module.seen)
+        for file in (self.metrics, self.speed):
+            forget_after(file, module.seen)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         module = _training(pl_module)
-        if module.seen // self.batch % self.every or not module.window.counts:
+        if module.seen // module.batch % self.every or not module.window.counts:
             return
         now = time.perf_counter()
         speed = (module.seen - self.seen) / (now - self.clock)
         self.clock, self.seen = now, module.seen
-        row = {"samples": module.seen, **module.window.take(), "lr": module.optimizer.param_groups[0]["lr"]}
-        row |= {"samples_per_s": speed, "seconds_left": (module.samples - module.seen) / speed}
-        with self.file.open("a") as stream:
-            stream.write(json.dumps(row) + "\n")
-        self.board.log_metrics({k: v for k, v in row.items() if k != "samples"}, step=module.seen)
-        self._show(row, module.samples)
+        row = {**module.window.take(), "lr": module.optimizer.param_groups[0]["lr"]}
+        pace = {"samples_per_s": speed, "seconds_left": (module.samples - module.seen) / speed}
+        self.write(module.seen, row)
+        append(self.speed, {"samples": module.seen, **pace})
+        self.board.log_metrics(pace, step=module.seen)
+        self._show(module, row.get("loss", math.nan), **pace)
+
+    def write(self, seen: int, row: dict[str, float]) -> None:
+        """Writes a row of the log."""
+        append(self.metrics, {"samples": seen, **row})
+        self.board.log_metrics(row, step=seen)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.board.finalize("success")
         if sys.stdout.isatty():
             print(flush=True)
 
-    def _show(self, row: dict[str, Any], total: int) -> None:
+    def _show(self, module: TrainingModule, loss: float, samples_per_s: float, seconds_left: float) -> None:
         line = (
-            f"{row['samples']:>9,}/{total:,} samples  loss {row.get('loss', math.nan):.4f}  "
-            f"{row['samples_per_s']:,.0f} samples/s  {_minutes(row['seconds_left'])} left"
+            f"{module.seen:>9,}/{module.samples:,} samples  loss {loss:.4f}  "
+            f"{samples_per_s:,.0f} samples/s  {_minutes(seconds_left)} left"
         )
         if sys.stdout.isatty():
             print(f"\r{line}   ", end="", flush=True)
-        elif time.monotonic() - self.shown > SHOW_EVERY_S or row["samples"] >= total:
+        elif time.monotonic() - self.shown > SHOW_EVERY_S or module.seen >= module.samples:
             self.shown = time.monotonic()
             print(line, flush=True)
 
@@ -80,32 +88,66 @@ class Keeper(lightning.Callback):
     Arguments:
         root: The folder of checkpoints.
         every: The number of samples between them.
-        keep: How many stay.
+        keep: How many stay, beside the best.
         publish: Makes the card and the averaged weights of a module.
+        judge: Measures the held-out loss of a module, where something is held back.
+        recorder: Takes rows for the log; only the main process has one.
+        best: The best checkpoint so far.
     """
 
-    def __init__(self, root: Path, every: int, keep: int, publish: Publish) -> None:
+    def __init__(
+        self,
+        root: Path,
+        every: int,
+        keep: int,
+        publish: Publish,
+        judge: Callable[[TrainingModule], float] | None,
+        recorder: Recorder | None,
+        best: Checkpoint | None,
+    ) -> None:
         self.root, self.every, self.keep, self.publish = root, every, keep, publish
-        self.saved = -1
+        self.judge, self.recorder, self.best, self.saved = judge, recorder, best, -1
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.saved = _training(pl_module).seen
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         module = _training(pl_module)
+        if module.guard.skipped:
+            return
         due = module.seen // self.every > self.saved // self.every or module.seen >= module.samples
-        if (due or trainer.should_stop) and not module.skipped:
-            self.save(module)
+        if due or trainer.should_stop:
+            self._agree(module)
+            module.world.on_main(lambda: self.save(module, due, measured=due and not trainer.should_stop))
+            self.saved = module.seen
 
-    def save(self, module: TrainingModule) -> None:
-        """Saves a checkpoint now."""
-        card, weights = self.publish(module)
+    def save(self, module: TrainingModule, due: bool, measured: bool) -> None:
+        """Saves a checkpoint now; one that is due comes with snapshots of the averages, at most 32 in a training."""
         share = max(module.samples // SNAPSHOTS, 1)
-        if module.seen // share > max(self.saved, 0) // share:
+        if due and module.seen // share > max(module.seen - self.every, 0) // share:
             write_snapshots(module.averages, module.seen, self.root.with_name("ema"))
-        save(self.root, module.seen, card, weights, module.training_state())
-        prune(self.root, self.keep)
-        self.saved = module.seen
+        score = self._score(module) if measured else math.inf
+        card, weights = self.publish(module)
+        kept = save(self.root, module.seen, card, weights, module.training_state(), score)
+        self.best = min((each for each in (self.best, kept) if each), key=lambda each: each.score)
+        prune(self.root, self.keep, self.best.folder.name if math.isfinite(self.best.score) else None)
+
+    def _score(self, module: TrainingModule) -> float:
+        if self.judge is None or self.recorder is None:
+            return math.inf
+        try:
+            loss = self.judge(module)
+        except Interrupted:
+            return math.inf
+        self.recorder.write(module.seen, {"held_out_loss": loss})
+        return loss
+
+    def _agree(self, module: TrainingModule) -> None:
+        """Proves that all processes hold the same weights."""
+        if module.world.size > 1:
+            weights = b"".join(p.detach().cpu().contiguous().numpy().tobytes() for p in module.weights)
+            if not module.world.same(weights):
+                raise RuntimeError(f"The processes of this run hold different weights after {module.seen:,} samples.")
 
 
 class Previewer(lightning.Callback):
@@ -117,48 +159,54 @@ class Previewer(lightning.Callback):
     """
 
     def __init__(self, every: int, draw: Callable[[TrainingModule], object]) -> None:
-        self.every, self.draw, self.last = every, draw, 0
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.last = _training(pl_module).seen
+        self.every, self.draw = every, draw
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         module = _training(pl_module)
-        if module.seen // self.every > self.last // self.every or module.seen >= module.samples:
-            self.draw(module)
-            self.last = module.seen
+        if not trainer.should_stop and (_due(module, self.every) or module.seen >= module.samples):
+            with contextlib.suppress(Interrupted):  # there is a wish to stop: it is granted after the next update
+                self.draw(module)
 
 
-class StopSignals(lightning.Callback):
-    """Turns SIGTERM and Ctrl-C into a wish to stop, granted after the update at hand."""
+class Stopper(lightning.Callback):
+    """Grants the wish to stop after the update at hand, on all processes after the same one.
+
+    Attributes:
+        number: The signal that asked for it, or 0.
+    """
 
     def __init__(self) -> None:
-        self.received: int | None = None
-        self.before: dict[int, Any] = {}
+        self.number, self.context = 0, contextlib.ExitStack()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        def wish(number: int, frame: FrameType | None) -> None:
-            self.received = self.received or number
-
-        try:
-            self.before = {number: signal.signal(number, wish) for number in (signal.SIGTERM, signal.SIGINT)}
-        except ValueError:  # not in the main thread: whoever runs this thread sees to signals
-            self.before = {}
+        self.context.enter_context(signals.deferred())
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
-        if self.received:
-            trainer.should_stop = True
+        self.number = int(_training(pl_module).world.max(signals.received()))
+        trainer.should_stop = trainer.should_stop or bool(self.number)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+        self.context.close()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        self.context.close()
+
+
+def append(file: Path, row: dict[str, float]) -> None:
+    """Appends a row to a log and waits until it is on the disk: a checkpoint that follows must not outlive it."""
+    with file.open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def forget_after(file: Path, seen: int) -> None:
     """Drops the rows of a log that a resumed run will write again."""
     if file.exists():
         rows = [line for line in file.read_text().splitlines() if _samples(line) <= seen]
-        file.write_text("".join(f"{row}\n" for row in rows))
+        write_text(file, "".join(f"{row}\n" for row in rows))
 
 
 def _samples(line: str) -> float:
@@ -168,15 +216,16 @@ def _samples(line: str) -> float:
         return float("inf")
 
 
+def _due(module: TrainingModule, every: int) -> bool:
+    """Says whether the update at hand passed a multiple of a number of samples."""
+    return module.seen // every > (module.seen - module.batch) // every
+
+
 def _training(module: lightning.LightningModule) -> TrainingModule:
     assert isinstance(module, TrainingModule)
     return module
 
 
 def _minutes(seconds: float) -> str:
-    whole = int(seconds)
-    return (
-        f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-        if whole >= 3600
-        else f"{whole // 60}:{whole % 60:02d}"
-    )
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -5,10 +5,12 @@ A checkpoint is a folder `step-<samples>`: a bundle (see :mod:`cm_multimodal.bun
 then it is renamed. A folder without a manifest that fits its files is not a checkpoint.
 """
 
-__all__ = ["Checkpoint", "latest", "load_state", "prune", "save"]
+__all__ = ["Checkpoint", "best", "check", "latest", "load_state", "prune", "save", "set_aside"]
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import torch
@@ -19,10 +21,12 @@ from pathlib import Path
 from torch import Tensor
 from typing import Any
 
-from ..bundle import Card, write_bundle
-from ..errors import DataError
+from ..bundle import CARD, WEIGHTS, Card, write_bundle
+from ..errors import DataError, UsageError
+from ..files import sync
 
-MANIFEST, STATE, FORMAT = "manifest.json", "training.pt", 1
+MANIFEST, STATE, FORMAT = "manifest.json", "training.pt", 2
+PLACES = "step-*[0-9]"
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,23 @@ class Checkpoint:
     Arguments:
         folder: Where it lies.
         samples: The training samples seen.
+        score: The held-out loss of its averaged weights; infinite where it was not measured.
     """
 
     folder: Path
     samples: int
+    score: float = math.inf
 
 
-def save(root: Path, samples: int, card: Card, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> Checkpoint:
-    """Writes a checkpoint under `root`; whatever goes wrong, what was there before stays.
+def save(
+    root: Path,
+    samples: int,
+    card: Card,
+    weights: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    score: float = math.inf,
+) -> Checkpoint:
+    """Writes a checkpoint under `root`, reads it again, and returns it; whatever goes wrong, what was there before stays.
 
     Arguments:
         root: The folder of all checkpoints of a run.
@@ -47,6 +60,10 @@ def save(root: Path, samples: int, card: Card, weights: Mapping[str, Tensor], st
         card: What the map is.
         weights: Its averaged weights.
         state: The training state: tensors, numbers, and mappings and lists of them.
+        score: The held-out loss.
+
+    Raises:
+        DataError: It cannot be written.
     """
     final = root / f"step-{samples:012d}"
     part = root / f"{final.name}.tmp"
@@ -54,25 +71,31 @@ def save(root: Path, samples: int, card: Card, weights: Mapping[str, Tensor], st
     try:
         write_bundle(card, weights, part)
         torch.save(dict(state), part / STATE)
-        files = {file.name: _entry(file) for file in sorted(part.iterdir())}
-        (part / MANIFEST).write_text(json.dumps({"format": FORMAT, "samples": samples, "files": files}, indent=1))
-        for file in (*part.iterdir(), part):
-            _sync(file)
+        files = {name: _entry(part / name) for name in (CARD, WEIGHTS, STATE)}
+        measured = score if math.isfinite(score) else None
+        manifest: dict[str, Any] = {"format": FORMAT, "samples": samples, "score": measured, "files": files}
+        manifest["checksum"] = _checksum(manifest)
+        for file in part.iterdir():
+            sync(file)
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        for file in (part / MANIFEST, part):
+            sync(file)
         if final.exists():
             shutil.rmtree(final)
         os.replace(part, final)
-        _sync(root)
-    except OSError as error:
+        sync(root)
+        return check(final)
+    except (OSError, RuntimeError) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise DataError(
-            f"The checkpoint '{final}' could not be written: {error}. Earlier ones are untouched."
+            f"The checkpoint '{final}' could not be written: {error}. Earlier ones are untouched; the same command goes "
+            "on from the newest of them."
         ) from error
-    return Checkpoint(final, samples)
 
 
 def latest(root: Path, report: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
     """Returns the newest checkpoint whose files are all right, and reports each newer one that is not."""
-    for folder in sorted(root.glob("step-*[0-9]"), reverse=True):
+    for folder in sorted(root.glob(PLACES), reverse=True):
         try:
             return check(folder)
         except DataError as error:
@@ -80,47 +103,102 @@ def latest(root: Path, report: Callable[[str], None] = lambda line: None) -> Che
     return None
 
 
+def best(root: Path) -> Checkpoint | None:
+    """Returns the checkpoint with the lowest held-out loss."""
+    found = []
+    for folder in sorted(root.glob(PLACES)):
+        with contextlib.suppress(DataError):
+            found.append(check(folder))
+    return min((each for each in found if math.isfinite(each.score)), key=lambda each: each.score, default=None)
+
+
 def check(folder: Path) -> Checkpoint:
     """Holds a checkpoint's files against its manifest.
 
     Raises:
         DataError: Something is missing, or differs from the manifest.
+        UsageError: It was written by a newer version of the program.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        if manifest["format"] != FORMAT:
-            raise DataError(
-                f"The checkpoint '{folder}' is of format {manifest['format']}; this program reads {FORMAT}."
-            )
-        for name, entry in manifest["files"].items():
-            if _entry(folder / Path(name).name) != entry:
+        manifest = _manifest(folder)
+        for name in (CARD, WEIGHTS, STATE):
+            if _entry(folder / name) != manifest["files"][name]:
                 raise DataError(f"The checkpoint '{folder}' is damaged: '{name}' is not what was written.")
-        return Checkpoint(folder, int(manifest["samples"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if len(manifest["files"]) != 3:
+            raise ValueError("it names other files than a checkpoint's")
+        score = manifest["score"]
+        return Checkpoint(folder, int(manifest["samples"]), math.inf if score is None else float(score))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, UsageError):
+            raise
         raise DataError(
             f"The checkpoint '{folder}' is damaged: its manifest or a file cannot be read ({error})."
         ) from error
 
 
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Returns a checkpoint's manifest in today's format."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    version = manifest["format"]
+    if isinstance(version, int) and version > FORMAT:
+        raise UsageError(
+            f"The checkpoint '{folder}' is of format {version}, and this program reads formats up to {FORMAT}: it was "
+            "written by a newer version. Install that one, or give the run another name=."
+        )
+    while version != FORMAT:
+        manifest = MIGRATIONS[version](manifest)
+        version = manifest["format"]
+    if manifest["checksum"] != _checksum(manifest):
+        raise ValueError("it is not what was written")
+    return manifest
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in sorted(manifest.items()) if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest).encode()).hexdigest()
+
+
+def without_score(manifest: dict[str, Any]) -> dict[str, Any]:
+    """From format 1, which did not measure the held-out loss and had no checksum of its own."""
+    new = {**manifest, "format": 2, "score": None}
+    return {**new, "checksum": _checksum(new)}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: without_score}
+
+
 def load_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Reads the training state, to the CPU, without running anything in it."""
-    return torch.load(checkpoint.folder / STATE, map_location="cpu", weights_only=True)
+    """Reads the training state, to the CPU, without running anything in it.
+
+    Raises:
+        DataError: It is not a training state.
+    """
+    file = checkpoint.folder / STATE
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError("it holds no mapping")
+        return state
+    except Exception as error:  # what a hostile file makes of a reader is open
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"The training state '{file}' cannot be read, and nothing in it was run: {reason}") from error
 
 
-def prune(root: Path, keep: int) -> None:
-    """Removes all but the newest checkpoints, and what unfinished saves left."""
-    for folder in [*sorted(root.glob("step-*[0-9]"))[:-keep], *root.glob("step-*.tmp")]:
+def set_aside(root: Path, used: Checkpoint | None) -> None:
+    """Renames what is newer than the checkpoint in use, and damaged: `step-….damaged`."""
+    for folder in root.glob(PLACES):
+        if used is None or folder.name > used.folder.name:
+            shutil.rmtree(folder.with_suffix(".damaged"), ignore_errors=True)
+            folder.rename(folder.with_suffix(".damaged"))
+
+
+def prune(root: Path, keep: int, best: str | None = None) -> None:
+    """Removes all but the newest checkpoints and the best, and what unfinished saves left; a failure to is no harm."""
+    old = [folder for folder in sorted(root.glob(PLACES))[:-keep] if folder.name != best]
+    for folder in [*old, *root.glob("step-*.tmp")]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _entry(file: Path) -> dict[str, Any]:
     with file.open("rb") as stream:
         return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,64 +3,26 @@ r"""The Lightning module: one training step is one update of the optimiser over 
 All state is weights, optimiser, averages and counters; learning rate and averages are functions of the samples seen.
 """
 
-__all__ = ["OptimizerSettings", "TrainingModule"]
+__all__ = ["TrainingModule"]
 
-import json
 import lightning
-import math
+import numpy as np
 import torch
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from torch import Tensor
 from typing import Any
 
 from ..ema import Average
-from ..errors import Diverged, UsageError, nearest
+from ..losses import Loss
 from ..maps import FlowMap
 from ..objectives import Objective
 from .data import Drawn
+from .guards import Guard, Update
+from .settings import OptimizerSettings, TrainSettings
 from .statistics import LossByNoise, Window
-
-SCHEDULES = ("constant", "cosine")
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """How weights are updated.
-
-    Arguments:
-        lr: The highest learning rate.
-        betas: Adam's two averages.
-        weight_decay: Decoupled weight decay.
-        warmup: The samples over which the rate grows from zero.
-        schedule: What follows: 'constant' or 'cosine' (down to zero at the end).
-        clip: The largest norm of a gradient.
-        skip_limit: The number of skipped updates in a row that ends the run.
-    """
-
-    lr: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.0
-    warmup: int = 10_000
-    schedule: str = "constant"
-    clip: float = 1.0
-    skip_limit: int = 5
-
-    def __post_init__(self) -> None:
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise UsageError(f"optimizer.betas={list(self.betas)} is not possible; each lies between 0 and 1.")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise UsageError(f"optimizer.lr={self.lr} is not possible; a learning rate is a positive number.")
-        if self.schedule not in SCHEDULES:
-            raise UsageError(f"There is no optimizer.schedule '{self.schedule}'; {nearest(self.schedule, SCHEDULES)}")
-
-    def rate(self, seen: int, total: int) -> float:
-        """Returns the learning rate after a number of samples."""
-        ramp = min(1.0, seen / self.warmup) if self.warmup else 1.0
-        fade = 0.5 * (1 + math.cos(math.pi * min(seen / total, 1.0))) if self.schedule == "cosine" else 1.0
-        return self.lr * ramp * fade
+from .world import World
 
 
 class TrainingModule(lightning.LightningModule):
@@ -70,10 +32,10 @@ class TrainingModule(lightning.LightningModule):
         flow_map: The map that learns.
         objective: How it learns.
         averages: Averages of its network's weights.
-        settings: The optimiser's settings.
-        samples: The samples of the whole training.
-        micro_batch: The largest number of samples in memory at a time.
+        settings: The `train` group.
+        optimizer: The optimiser's settings.
         folder: Where a diagnosis is written.
+        world: The processes that train together.
     """
 
     def __init__(
@@ -81,78 +43,78 @@ class TrainingModule(lightning.LightningModule):
         flow_map: FlowMap,
         objective: Objective,
         averages: list[Average],
-        settings: OptimizerSettings,
-        samples: int,
-        micro_batch: int,
+        settings: TrainSettings,
+        optimizer: OptimizerSettings,
         folder: Path,
+        world: World,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.flow_map, self.objective, self.averages, self.settings = flow_map, objective, averages, settings
-        self.samples, self.micro_batch, self.folder = samples, micro_batch, folder
-        self.seen, self.skipped = 0, 0
-        self.window, self.by_noise = Window(), LossByNoise()
+        self.flow_map, self.objective, self.averages, self.world = flow_map, objective, averages, world
+        self.settings, self.samples, self.batch = optimizer, settings.samples, settings.batch
+        self.micro_batch = min(settings.micro_batch or settings.batch, settings.batch)
+        self.seen, self.window, self.by_noise = 0, Window(), LossByNoise()
+        name = "diagnosis.json" if world.main else f"diagnosis-{world.rank}.json"
+        self.guard = Guard(optimizer.skip_limit, folder / name)
+        self.weights = [p for p in self.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            [p for p in self.parameters() if p.requires_grad],
-            lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True,
-        )  # fmt: skip
+            self.weights, lr=optimizer.lr, betas=optimizer.betas, weight_decay=optimizer.weight_decay, fused=True
+        )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer
 
     def transfer_batch_to_device(self, batch: Drawn, device: torch.device, dataloader_idx: int) -> Drawn:
-        return batch
+        return batch.to(device)
 
     def training_step(self, drawn: Drawn, batch_index: int) -> None:
-        loss = self._accumulate(drawn)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.settings.clip)
-        if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
-            self._skip(drawn, loss, norm)
+        losses = self._accumulate(drawn)
+        self.world.sum_gradients(self.weights)
+        sums = self.world.sum_(self._sums(losses))
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.weights if p.grad is not None])
+        loss, distance, *logs = (sums[: len(sums) - 2 * self.by_noise.bins] / self.batch).tolist()
+        update = Update(self.seen, loss, float(np.exp(distance)), norm.item())
+        self.seen += self.batch
+        if update.sound:
+            self._step(norm)
+            self.by_noise.add(sums[-2 * self.by_noise.bins :].reshape(2, -1))
+            named = dict(zip(sorted(losses[0].logs), logs, strict=True))
+            self.window.add(loss=loss, grad_norm=update.grad_norm, skipped=0.0, **named)
         else:
-            self._update(len(drawn))
-            self.window.add(loss=loss.item(), grad_norm=norm.item(), skipped=0.0)
+            self.window.add(skipped=1.0)
+            self.guard.skip(update, drawn.draws.ids, losses, self.flow_map.path, self.flow_map.net)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _accumulate(self, drawn: Drawn) -> Tensor:
-        """Adds up the gradients of a global batch, some samples at a time, and returns its loss."""
-        total, size = torch.zeros((), device=drawn.batch.x.device), len(drawn)
-        for first in range(0, size, self.micro_batch):
+    def _accumulate(self, drawn: Drawn) -> list[Loss]:
+        """Adds up the gradients of this process's rows, some samples at a time, and returns their losses."""
+        losses = []
+        for first in range(0, len(drawn), self.micro_batch):
             part = drawn.rows(slice(first, first + self.micro_batch))
             loss = self.objective.loss(self.flow_map, part.batch, part.draws, self.seen / self.samples)
-            share = len(part) / size
-            self.manual_backward(loss.value * share)
-            total += loss.value.detach() * share
-            self.by_noise.add(loss.noise_ratio, loss.per_sample)
-        return total
+            self.manual_backward(loss.value * (len(part) / self.batch))
+            losses.append(loss)
+        return losses
 
-    def _update(self, batch: int) -> None:
-        self.seen += batch
-        self.skipped = 0
+    @torch.no_grad()
+    def _sums(self, losses: Sequence[Loss]) -> Tensor:
+        """Returns what is kept of these rows, to be added up: loss, log distance, the objective's own, loss by noise."""
+        parts = []
+        for loss in losses:
+            rows = len(loss.per_sample)
+            own = [loss.logs[name].double() * rows for name in sorted(loss.logs)]
+            logarithms = loss.per_sample.double().clamp_min(1e-30).log().sum()
+            means = torch.stack([loss.value.double() * rows, logarithms, *own])
+            parts.append(torch.cat([means, self.by_noise.count(loss.noise_ratio, loss.per_sample).flatten()]))
+        return torch.stack(parts).sum(dim=0)
+
+    def _step(self, norm: Tensor) -> None:
+        self.guard.passed()
+        torch.nn.utils.clip_grads_with_norm_(self.weights, self.settings.clip, norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate(self.seen, self.samples)
         self.optimizers().step()  # type: ignore[union-attr]
         for average in self.averages:
-            average.update(self.flow_map.net, self.seen, batch)
-
-    def _skip(self, drawn: Drawn, loss: Tensor, norm: Tensor) -> None:
-        """Leaves the weights alone where loss or gradient is not finite, and gives up after a few times in a row."""
-        self.seen += len(drawn)
-        self.skipped += 1
-        self.window.add(skipped=1.0)
-        if self.skipped < self.settings.skip_limit:
-            return
-        file = self.folder / "diagnosis.json"
-        facts = {
-            "samples_seen": self.seen,
-            "loss": float(loss),
-            "grad_norm": float(norm),
-            "ids": drawn.draws.ids.tolist(),
-        }
-        file.write_text(json.dumps(facts))
-        raise Diverged(
-            f"Training diverged: {self.skipped} updates in a row had a loss or gradient that is not finite. The last "
-            f"good checkpoint is untouched; '{file}' holds the facts. Try a lower optimizer.lr."
-        )
+            average.update(self.flow_map.net, self.seen, self.batch)
 
     def training_state(self) -> dict[str, Any]:
         """Returns all that a resumed run needs, beside the first average's weights."""
@@ -161,7 +123,7 @@ class TrainingModule(lightning.LightningModule):
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "averages": [average.state_dict() for average in self.averages],
-            "counters": {"seen": self.seen, "skipped": self.skipped},
+            "counters": {"seen": self.seen, "skipped": self.guard.skipped},
             "window": self.window.state_dict(),
             "by_noise": self.by_noise.state_dict(),
         }
@@ -173,6 +135,6 @@ class TrainingModule(lightning.LightningModule):
         self.optimizer.load_state_dict(state["optimizer"])
         for average, weights in zip(self.averages, state["averages"], strict=True):
             average.load_state_dict(weights)
-        self.seen, self.skipped = state["counters"]["seen"], state["counters"]["skipped"]
+        self.seen, self.guard.skipped = state["counters"]["seen"], state["counters"]["skipped"]
         self.window.load_state_dict(state["window"])
         self.by_noise.load_state_dict(state["by_noise"])

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from torch import Tensor
 
-from ..bundle import Bundle, Card, empty_map
+from ..bundle import Bundle, Card, assemble, empty_map
 from ..generation.sampling import collect, make_plan
 from ..modality import Dataset, find_modality
 
@@ -30,9 +30,7 @@ def preview_rows(bundle: Bundle, test: Dataset, device: torch.device, columns: i
 def draw(card: Card, weights: Mapping[str, Tensor], test: Dataset, folder: Path, device: torch.device) -> Path:
     """Draws the preview of averaged weights into a folder; `preview` is always the newest."""
     modality = find_modality(card.modality)(card.spec)
-    flow_map = empty_map(card, modality)
-    flow_map.net.load_state_dict(weights)
-    rows = preview_rows(Bundle(card, flow_map.eval().requires_grad_(False), modality), test, device)
+    rows = preview_rows(assemble(card, modality, empty_map(card, modality), weights), test, device)
     file = modality.preview(rows, folder / f"preview-{card.samples_seen:012d}")
     shutil.copyfile(file, file.with_stem("preview"))
     return file

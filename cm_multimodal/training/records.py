@@ -3,7 +3,6 @@ r"""The written record of a run: its configuration, the machine, and whether a n
 __all__ = ["RunRecord", "read_config"]
 
 import json
-import os
 import yaml
 
 from collections.abc import Mapping
@@ -12,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, UsageError
+from ..files import write_text
 
+LARGEST, DEEPEST = 1 << 16, 32  # bytes and levels of a configuration
 FREE = (
-    "name", "runs", "optimizer.", "train.samples", "train.micro_batch", "train.checkpoint_every", "train.preview_every",
-    "train.log_every", "train.keep", "train.device", "train.precision", "train.threads", "evaluation.", "experiment",
-    "data.root",
+    "name", "runs", "resume", "optimizer.", "train.samples", "train.micro_batch", "train.checkpoint_every",
+    "train.preview_every", "train.log_every", "train.keep", "train.device", "train.precision", "train.threads",
+    "train.workers", "evaluation.", "experiment", "data.root",
 )  # fmt: skip
 
 
@@ -49,24 +50,37 @@ class RunRecord:
         """Says whether a run was started here."""
         return (self.folder / "config.yaml").exists()
 
+    def machine(self) -> dict[str, Any]:
+        """Returns what `env.json` holds: the machine, the threads, the checksum of the training data."""
+        try:
+            return dict(json.loads((self.folder / "env.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return {}
+
     def threads(self) -> int | None:
         """Returns the number of threads the run was started with."""
-        try:
-            return json.loads((self.folder / "env.json").read_text())["threads"]
-        except (OSError, ValueError, KeyError):
-            return None
+        return self.machine().get("threads")
 
-    def start(self, config: Mapping[str, Any], machine: Mapping[str, Any]) -> None:
-        """Writes the record of a new run."""
+    def prepare(self) -> None:
+        """Makes the folders, and proves that they can be written to.
+
+        Raises:
+            UsageError: They cannot.
+        """
         try:
             for folder in (self.checkpoints, self.samples):
                 folder.mkdir(parents=True, exist_ok=True)
-            _replace(self.folder / "env.json", json.dumps(machine, indent=1) + "\n")
-            _replace(self.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+                write_text(folder / ".probe", "")
+                (folder / ".probe").unlink()
         except OSError as error:
             raise UsageError(
                 f"The run folder '{self.folder}' cannot be written: {error}. Choose another with runs=."
             ) from error
+
+    def start(self, config: Mapping[str, Any], machine: Mapping[str, Any]) -> None:
+        """Writes the record of a new run."""
+        write_text(self.folder / "env.json", json.dumps(machine, indent=1) + "\n")
+        write_text(self.folder / "config.yaml", yaml.dump(dict(config), Dumper=_Plain, sort_keys=False))
 
     def compare(self, config: Mapping[str, Any]) -> list[str]:
         """Returns sentences on what changed harmlessly since the run was started.
@@ -99,9 +113,34 @@ def read_config(folder: Path) -> dict[str, Any]:
         others = ", ".join(sorted(p.parent.name for p in folder.parent.glob("*/config.yaml"))) or "none"
         raise UsageError(f"There is no run in '{folder}'. Runs in '{folder.parent}': {others}.")
     try:
-        return dict(yaml.safe_load(file.read_text()))
-    except (yaml.YAMLError, TypeError, ValueError, UnicodeDecodeError) as error:
+        if file.stat().st_size > LARGEST:
+            raise ValueError("it is too large to be a configuration")
+        return dict(yaml.load(file.read_text(), Loader=_Strict))
+    except (OSError, yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         raise DataError(f"The configuration '{file}' cannot be read: {error}.") from error
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes what is there twice in full, twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+class _Strict(yaml.SafeLoader):
+    """Reads plain data only, of bounded depth: no objects, and no aliases, which could unfold without bounds."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("it refers to its own parts")
+        if self.depth > DEEPEST:
+            raise ValueError("it is nested too deeply")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -110,9 +149,3 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         rows |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return rows
-
-
-def _replace(file: Path, text: str) -> None:
-    part = file.with_name(f"{file.name}.tmp")
-    part.write_text(text)
-    os.replace(part, file)

@@ -3,101 +3,42 @@ r"""A training run: a folder, a configuration, and the same call again to go on.
 config.yaml   env.json   metrics.jsonl   samples/   checkpoints/   evaluation/   bundle/   tensorboard/
 """
 
-__all__ = ["build_parts", "export", "load", "train"]
+__all__ = ["export", "load", "train"]
 
+import contextlib
 import dataclasses
 import lightning
 import logging
-import signal
 import torch
 import warnings
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from lightning.fabric.plugins.environments import LightningEnvironment
 from pathlib import Path
 from torch import Tensor
 from typing import Any
 
-from ..build import build_objective, build_part
-from ..bundle import Bundle, Card, empty_map, read_bundle, write_bundle
+from .. import signals
+from ..bundle import Bundle, Card, read_bundle, write_bundle
 from ..ema import Average, reconstruct
-from ..errors import DataError, Interrupted, UsageError, nearest
-from ..machine import choose_device, choose_precision, describe_machine, set_threads
-from ..maps import FlowMap
-from ..modality import Modality, Skipped, Splits, find_modality
-from ..objectives import Objective
-from ..values import check_values
-from .callbacks import Keeper, Previewer, Recorder, StopSignals
-from .checkpoints import latest, load_state
-from .data import Stream
-from .module import OptimizerSettings, TrainingModule
+from ..errors import DataError, Interrupted, UsageError
+from ..machine import choose_device
+from ..modality import Skipped
+from .callbacks import Keeper, Previewer, Recorder, Stopper
+from .checkpoints import best, latest
+from .data import Stream, batches
+from .lock import locked
+from .module import TrainingModule
+from .parts import Parts, build_decays, build_parts
 from .preview import draw
 from .records import RunRecord
+from .settings import OptimizerSettings, TrainSettings, read_settings
 from .snapshots import read_snapshots
+from .start import changes, set_threads_of, take_over
+from .validation import held_out_loss
+from .world import World, find_world
 
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """The `train` group of the configuration.
-
-    Arguments:
-        samples: The samples of the whole training.
-        batch: The global batch size.
-        micro_batch: The largest number of samples in memory at a time; all unless given.
-        precision: 'auto', 'float32' or 'bf16'.
-        device: 'auto', 'cpu', 'cuda' or 'mps'.
-        threads: CPU threads; the free cores unless given.
-        channels_last: Whether convolutions use that memory format.
-        compile: Whether the network is compiled.
-        drop_label: How often a class is replaced by "none".
-        augment: The modality's augmentation settings.
-        log_every: Updates between rows of the log.
-        checkpoint_every: Samples between checkpoints.
-        preview_every: Samples between previews.
-        keep: How many checkpoints stay, at least two.
-    """
-
-    samples: int
-    batch: int
-    micro_batch: int | None = None
-    precision: str = "auto"
-    device: str = "auto"
-    threads: int | None = None
-    channels_last: bool = False
-    compile: bool = False
-    drop_label: float = 0.0
-    augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    log_every: int = 20
-    checkpoint_every: int = 50_000
-    preview_every: int = 50_000
-    keep: int = 2
-
-    def __post_init__(self) -> None:
-        whole = ("samples", "batch", "log_every", "checkpoint_every", "preview_every", "keep")
-        for name in whole:
-            if getattr(self, name) < 1:
-                raise UsageError(f"train.{name}={getattr(self, name)} is not possible; it is a whole number from 1.")
-        if self.keep < 2:
-            raise UsageError("train.keep=1 would leave no checkpoint while one is being written; use at least 2.")
-        for name in ("micro_batch", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"train.{name}={value} is not possible; it is a whole number from 1.")
-        if not 0 <= self.drop_label <= 1:
-            raise UsageError(f"train.drop_label={self.drop_label} is not possible; it is a share between 0 and 1.")
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a configuration describes."""
-
-    splits: Splits
-    modality: Modality
-    objective: Objective
-    card: Card
-    flow_map: FlowMap
 
 
 def train(config: Mapping[str, Any], folder: Path, report: Report = print) -> Bundle:
@@ -110,29 +51,33 @@ def train(config: Mapping[str, Any], folder: Path, report: Report = print) -> Bu
 
     Raises:
         Interrupted: A signal asked to stop; the state is saved.
+        Diverged: Losses or gradients stayed out of bounds; the last good state is saved.
     """
     if type(config["seed"]) is not int:
         raise UsageError(f"seed={config['seed']} is not a whole number.")
-    record, settings = RunRecord(folder), _settings(TrainSettings, config["train"], "train")
-    threads, device = _threads(record, settings, report), choose_device(settings.device)
-    start = latest(record.checkpoints, report)
-    for line in record.compare(config) if start is not None else ():
+    world, record = find_world(), RunRecord(folder)
+    settings = read_settings(TrainSettings, config["train"], "train")
+    if world.size > settings.batch:
+        raise UsageError(f"train.batch={settings.batch} is smaller than the number of processes, {world.size}.")
+    device = world.device(choose_device(settings.device))
+    report = report if world.main else lambda line: None
+    for line in changes(record, config):
         report(line)
+    threads = set_threads_of(record, settings, world, report)
     parts = build_parts(config, device)
     for line in _skipped(parts.splits.train.skipped):
         report(line)
-    module = _module(config, parts, settings, device, folder)
-    if start is None:
-        record.start(config, {**describe_machine(), "threads": threads})
-    else:
-        module.load_training_state(load_state(start))
-        report(f"going on from {start.folder.name} ({start.samples:,} samples)")
-    if module.seen >= settings.samples:
-        report(f"This run is finished ({module.seen:,} samples). Train on with a larger train.samples=.")
-    else:
-        report(_headline(parts, settings, device, threads))
-        _fit(module, parts, settings, device, record, config, report)
-    export(folder, record.bundle)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(world.joined(device))
+        world.on_main(lambda: stack.enter_context(locked(folder, report)))
+        module = _module(config, parts, settings, device, folder, world)
+        take_over(module, record, config, parts.splits.train, threads, report)
+        if module.seen >= settings.samples:
+            report(f"This run is finished ({module.seen:,} samples). Train on with a larger train.samples=.")
+        else:
+            report(_headline(parts, settings, device, threads, world))
+            _fit(module, parts, settings, device, record, config, report)
+        world.on_main(lambda: export(folder, record.bundle))
     return read_bundle(record.bundle)
 
 
@@ -148,28 +93,6 @@ def load(folder: Path) -> Bundle:
     return read_bundle(checkpoint.folder)
 
 
-def build_parts(config: Mapping[str, Any], device: torch.device = torch.device("cpu")) -> Parts:
-    """Builds data, network and objective from a configuration; the same seed gives the same initial weights."""
-    adapter = find_modality(config["modality"])
-    splits = adapter.dataset(config["data"])
-    modality = adapter(adapter.describe(splits.train))
-    objective = build_objective(config["objective"])
-    card = Card(
-        modality=config["modality"],
-        spec=modality.spec,
-        net=dict(config["net"]),
-        path=config["path"]["name"],
-        scaling=config["objective"]["scaling"],
-        two_times=objective.two_times,
-        learned=tuple(sorted(objective.learned)),
-        objective=config["objective"]["name"],
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config["seed"])
-        flow_map = empty_map(card, modality, choose_precision(config["train"]["precision"], device))
-    return Parts(splits, modality, objective, card, flow_map)
-
-
 def _skipped(files: Sequence[Skipped], most: int = 10) -> Iterator[str]:
     """Yields a summary of the files that could not be used."""
     if files:
@@ -180,52 +103,27 @@ def _skipped(files: Sequence[Skipped], most: int = 10) -> Iterator[str]:
         yield f"  ... and {len(files) - most} more"
 
 
-def _settings(kind: type, group: Mapping[str, Any], name: str) -> Any:
-    if not isinstance(group, Mapping):
-        raise UsageError(f"{name}={group} is not possible; set {name}.KEY=VALUE instead.")
-    known = {field.name: field.type for field in dataclasses.fields(kind)}
-    for key in group:
-        if key not in known:
-            raise UsageError(f"There is no setting '{name}.{key}'; {nearest(key, known)}")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in group.items()}
-    check_values(name, values, known)
-    return kind(**values)
-
-
-def _threads(record: RunRecord, settings: TrainSettings, report: Report) -> int:
-    wanted = settings.threads or record.threads()
-    threads = set_threads(wanted)
-    if record.threads() not in (None, threads):
-        report(f"The run was started with {record.threads()} threads and goes on with {threads}: bits may differ.")
-    return threads
-
-
 def _module(
-    config: Mapping[str, Any], parts: Parts, settings: TrainSettings, device: torch.device, folder: Path
+    config: Mapping[str, Any], parts: Parts, settings: TrainSettings, device: torch.device, folder: Path, world: World
 ) -> TrainingModule:
     net = parts.flow_map.to(device).net
     parts.objective.to(device)
+    if parts.flow_map.precision.dtype == torch.float64:
+        parts.flow_map.double()
     if settings.channels_last and len(parts.card.spec.shape) == 3:
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     averages = [Average(net, decay) for decay in build_decays(config["ema"])]
-    optimizer = _settings(OptimizerSettings, config["optimizer"], "optimizer")
-    micro = min(settings.micro_batch or settings.batch, settings.batch)
-    return TrainingModule(parts.flow_map, parts.objective, averages, optimizer, settings.samples, micro, folder)
+    optimizer = read_settings(OptimizerSettings, config["optimizer"], "optimizer")
+    return TrainingModule(parts.flow_map, parts.objective, averages, settings, optimizer, folder, world)
 
 
-def build_decays(config: Mapping[str, Any]) -> list[Any]:
-    """Builds the averages of a configuration; a list of widths makes as many power-function averages."""
-    widths = config.get("std")
-    several = [{**config, "std": std} for std in widths] if isinstance(widths, list | tuple) else [config]
-    return [build_part("ema", each) for each in several]
-
-
-def _headline(parts: Parts, settings: TrainSettings, device: torch.device, threads: int) -> str:
+def _headline(parts: Parts, settings: TrainSettings, device: torch.device, threads: int, world: World) -> str:
     size = sum(p.numel() for p in parts.flow_map.net.parameters())
     number = str(parts.flow_map.precision.dtype).removeprefix("torch.")
+    shared = f", {world.size} processes" if world.size > 1 else ""
     return (
         f"training {parts.card.objective} on {len(parts.splits.train):,} samples of shape {parts.card.spec.shape}: "
-        f"{size:,} parameters, batch {settings.batch}, {number}, {device.type}, {threads} threads"
+        f"{size:,} parameters, batch {settings.batch}, {number}, {device.type}, {threads} threads{shared}"
     )
 
 
@@ -242,42 +140,71 @@ def _fit(
     config: Mapping[str, Any],
     report: Report,
 ) -> None:
+    dtype = torch.float64 if parts.flow_map.precision.dtype == torch.float64 else torch.float32
     stream = Stream(
-        parts.splits.train, parts.modality, config["seed"], settings.batch, module.seen, settings.samples, device,
-        settings.augment, settings.drop_label, bool(config["net"].get("dropout", 0)),
+        parts.splits.train, parts.modality, config["seed"], module.seen, settings,
+        torch.device("cpu") if settings.workers else device, module.world, bool(config["net"].get("dropout", 0)), dtype,
     )  # fmt: skip
-    for line in parts.objective.self_check(parts.flow_map, next(iter(stream)).rows(slice(0, 4)).batch):
+    for line in parts.objective.self_check(parts.flow_map, stream[0].rows(slice(0, 4)).to(device).batch):
         report(line)
+    if settings.compile:
+        module.flow_map.net.compile()
+    stopper, recorder = Stopper(), Recorder(record.folder, settings.log_every) if module.world.main else None
+    keeper = _keeper(module, parts, settings, device, record, recorder)
+    callbacks: list[lightning.Callback] = [stopper, keeper]
+    if recorder is not None:
+        callbacks = [stopper, recorder, keeper, _previewer(parts, settings, device, record)]
+    try:
+        _trainer(device, callbacks).fit(module, batches(stream, settings.workers))
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"A data worker has died, most likely for want of memory ({error}). The last checkpoint is untouched: the same "
+            "command goes on from it, with fewer train.workers= if you like."
+        ) from error
+    if stopper.number and module.seen < settings.samples:
+        raise Interrupted(f"Stopped; the state is saved at {keeper.saved:,} samples.", signals.CODES[stopper.number])
+    if keeper.best and keeper.best.samples < module.seen:
+        report(f"The held-out loss was lowest at {keeper.best.samples:,} samples: bundle={keeper.best.folder}")
 
+
+def _keeper(
+    module: TrainingModule,
+    parts: Parts,
+    settings: TrainSettings,
+    device: torch.device,
+    record: RunRecord,
+    recorder: Recorder | None,
+) -> Keeper:
+    def judge(module: TrainingModule) -> float:
+        card, weights = _publish(parts.card, module)
+        return held_out_loss(card, weights, parts.objective, parts.splits.test, device, module.micro_batch)
+
+    return Keeper(
+        record.checkpoints, settings.checkpoint_every, settings.keep, lambda module: _publish(parts.card, module),
+        judge if len(parts.splits.test) else None, recorder, best(record.checkpoints),
+    )  # fmt: skip
+
+
+def _previewer(parts: Parts, settings: TrainSettings, device: torch.device, record: RunRecord) -> Previewer:
     def look(module: TrainingModule) -> None:
         draw(*_publish(parts.card, module), parts.splits.test, record.samples, device)
         module.by_noise.plot(record.samples / "loss_by_noise.png")
 
-    keeper = Keeper(record.checkpoints, settings.checkpoint_every, settings.keep, lambda m: _publish(parts.card, m))
-    signals = StopSignals()
-    callbacks = [
-        signals,
-        Recorder(record.folder, settings.log_every, settings.batch),
-        keeper,
-        Previewer(settings.preview_every, look),
-    ]
-    if settings.compile:
-        module.flow_map.net.compile()
-    trainer = _trainer(device, callbacks)
-    trainer.fit(module, stream)
-    if signals.received:
-        code = 130 if signals.received == signal.SIGINT else 75
-        raise Interrupted(f"Stopped; the state is saved at {keeper.saved:,} samples. The same command goes on.", code)
+    return Previewer(settings.preview_every, look)
 
 
 def _trainer(device: torch.device, callbacks: list[lightning.Callback]) -> lightning.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning.*")
+    own = [device.index or 0] if device.type == "cuda" else 1
     return lightning.Trainer(
-        accelerator={"cuda": "gpu"}.get(device.type, device.type), devices=1, max_epochs=1, min_epochs=0,
-        callbacks=callbacks, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False,
+        accelerator={"cuda": "gpu"}.get(device.type, device.type), devices=own,
+        max_epochs=1, min_epochs=0, callbacks=callbacks, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False,
+        plugins=[LightningEnvironment()],
     )  # fmt: skip
 
 

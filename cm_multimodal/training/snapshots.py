@@ -2,13 +2,13 @@ r"""Snapshots of power-function averages, kept for reconstruction after training
 
 __all__ = ["read_snapshots", "write_snapshots"]
 
-import os
 import safetensors.torch
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..ema import Average, PowerFunction, Snapshot
+from ..files import write_tensors
 
 
 def write_snapshots(averages: Sequence[Average], seen: int, folder: Path) -> None:
@@ -18,11 +18,7 @@ def write_snapshots(averages: Sequence[Average], seen: int, folder: Path) -> Non
         return
     folder.mkdir(exist_ok=True)
     for std, average in widths:
-        file = folder / f"{seen:012d}-{std}.safetensors"
-        part = file.with_suffix(".tmp")
-        weights = {name: value.detach().cpu().contiguous() for name, value in average.weights.items()}
-        safetensors.torch.save_file(weights, part)
-        os.replace(part, file)
+        write_tensors(folder / f"{seen:012d}-{std}.safetensors", average.weights)
 
 
 def read_snapshots(folder: Path, until: int) -> list[Snapshot]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 from typing import Any
 
+from ..tensors import row_mean
 from ..times import RATIO_MAX, RATIO_MIN
 
 
@@ -53,14 +54,23 @@ class LossByNoise:
         self.bins, self.keep = bins, keep
         self.sums = torch.zeros(2, bins, dtype=torch.float64)
 
-    def add(self, noise_ratio: Tensor, loss: Tensor) -> None:
-        """Adds the losses of a batch, both with shape (B, ...)."""
+    def count(self, noise_ratio: Tensor, loss: Tensor) -> Tensor:
+        """Returns the sums of the losses in each bin, and how many they are, with shape (2, bins), in float64.
+
+        Arguments:
+            noise_ratio: The samples' noise ratios, with shape (B, ...).
+            loss: Their losses, with shape (B,).
+        """
         low, high = math.log(RATIO_MIN), math.log(RATIO_MAX)
-        ratio = noise_ratio.detach().flatten(1).mean(dim=1) if noise_ratio.ndim > 1 else noise_ratio.detach()
+        ratio = row_mean(noise_ratio.detach())
         place = ((ratio.clamp(RATIO_MIN, RATIO_MAX).log() - low) / (high - low) * self.bins).long()
         one_hot = torch.nn.functional.one_hot(place.clamp(0, self.bins - 1), self.bins).double()
         values = torch.stack([loss.double(), torch.ones_like(loss, dtype=torch.float64)])
-        self.sums = self.sums.to(loss.device) * self.keep + values @ one_hot
+        return values @ one_hot
+
+    def add(self, counts: Tensor) -> None:
+        """Adds the counts of an update, with shape (2, bins)."""
+        self.sums = self.sums.to(counts.device) * self.keep + counts
 
     def curve(self) -> tuple[Tensor, Tensor]:
         """Returns the noise ratios of the bins that hold samples, and their mean losses."""

@@ -57,4 +57,4 @@ class Points(ToyModality):
         return x
 
     def net(self, config: Mapping[str, Any], two_times: bool) -> nn.Module:
-        return PointNet({"xs": 64, "s": 128}[config["size"]], two_times, len(self.spec.classes))
+        return PointNet({"tiny": 8, "xs": 64, "s": 128}[config["size"]], two_times, len(self.spec.classes))

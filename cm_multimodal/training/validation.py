@@ -1,0 +1,51 @@
+r"""The held-out loss: the objective's own, of the averaged weights, on samples that the run does not learn from.
+
+The draws are the same at each checkpoint and in each run, and progress is that of a finished training, so that losses
+compare. The weights go into a map of their own: those that learn are not touched.
+"""
+
+__all__ = ["held_out_loss"]
+
+import torch
+
+from collections.abc import Mapping
+from torch import Tensor
+
+from .. import signals
+from ..batch import Batch, Conditions
+from ..bundle import Card, assemble, empty_map
+from ..modality import Dataset, find_modality
+from ..objectives import Objective
+from ..random import Draws
+
+SEED, MOST = -1, 1024
+
+
+@torch.no_grad()
+def held_out_loss(
+    card: Card, weights: Mapping[str, Tensor], objective: Objective, test: Dataset, device: torch.device, rows: int
+) -> float:
+    """Returns the mean loss on the test set, or on the first 1,024 samples of a larger one.
+
+    Arguments:
+        card: What the map is.
+        weights: Its averaged weights.
+        objective: What the run minimises.
+        test: The samples held back, at least one.
+        device: Where to compute.
+        rows: The largest number of samples in memory at a time.
+
+    Raises:
+        Interrupted: A signal to stop came in between.
+    """
+    modality = find_modality(card.modality)(card.spec)
+    flow_map = assemble(card, modality, empty_map(card, modality).to(device), weights).flow_map
+    total, size = 0.0, min(len(test), MOST)
+    for first in range(0, size, rows):
+        signals.check()
+        ids = torch.arange(first, min(first + rows, size))
+        label, mask = (None if part is None else part[ids].to(device) for part in (test.label, test.mask))
+        batch = Batch(modality.encode(test.raw[ids].to(device)), Conditions(label, mask))
+        loss = objective.loss(flow_map, batch, Draws(SEED, ids.to(device)), progress=1.0)
+        total += loss.value.item() * len(ids)
+    return total / size

@@ -1,0 +1,126 @@
+r"""The processes that train one run together.
+
+Each holds the whole network and computes the gradient of its own rows of the global batch; the sum over all of them is
+taken explicitly, once an update, after the last micro-batch. No hook on a forward pass is involved, so that a derivative
+that an objective takes by itself cannot slip past it.
+"""
+
+__all__ = ["World", "find_world"]
+
+import contextlib
+import datetime
+import hashlib
+import os
+import re
+import torch
+import torch.distributed as dist
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from torch import Tensor
+
+from ..errors import UserError
+
+PATIENCE = datetime.timedelta(hours=2)  # while one process writes or draws and the others wait
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all of a run; alone unless given otherwise.
+
+    Arguments:
+        rank: Its number; 0 is the one that writes.
+        size: How many there are.
+        local_rank: Its number on its own machine.
+        local_size: How many there are on its machine.
+        address: Where they meet; a method that torch.distributed understands.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    address: str = "env://"
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    @contextlib.contextmanager
+    def joined(self, device: torch.device) -> Iterator[None]:
+        """Connects the processes, as long as the context lasts."""
+        if self.size == 1 or dist.is_initialized():
+            yield
+            return
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, self.address, PATIENCE, self.size, self.rank)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+    def device(self, kind: torch.device) -> torch.device:
+        """Returns this process's own device of a kind."""
+        return torch.device("cuda", self.local_rank) if kind.type == "cuda" and self.size > 1 else kind
+
+    def rows(self, batch: int) -> slice:
+        """Returns which rows of a global batch are this process's."""
+        first, last = (batch * rank // self.size for rank in (self.rank, self.rank + 1))
+        return slice(first, last)
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Adds up a tensor over the processes, in place, and returns it."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def max(self, number: float) -> float:
+        """Returns the largest of the processes' numbers."""
+        if self.size == 1:
+            return number
+        tensor = torch.tensor(number, dtype=torch.float64)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return tensor.item()
+
+    def same(self, content: bytes) -> bool:
+        """Says whether all processes hold the same bytes."""
+        digest = torch.frombuffer(bytearray(hashlib.sha256(content).digest()), dtype=torch.int64)
+        return all(self.max(float(half)) == -self.max(-float(half)) for half in digest >> 12)
+
+    def on_main(self, work: Callable[[], object]) -> None:
+        """Lets the main process do something, while the others wait; where it fails, all of them fail."""
+        failure: Exception | None = None
+        if self.main:
+            try:
+                work()
+            except Exception as error:
+                failure = error
+        if self.max(failure is not None):
+            raise failure or UserError("The main process of this run could not go on; its message says why.")
+
+    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Adds up gradients over the processes; a parameter that none of them used keeps none."""
+        if self.size == 1:
+            return
+        used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
+        shared = [p for p, count in zip(parameters, self.sum_(used).tolist(), strict=True) if count]
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in shared])
+        for p, gradient in zip(shared, self.sum_(flat).split([p.numel() for p in shared]), strict=True):
+            p.grad = gradient.view_as(p)
+
+
+def find_world() -> World:
+    """Returns this process's place, as torchrun or srun told it; without them it is alone."""
+    env = os.environ
+    if int(env.get("WORLD_SIZE", 1)) > 1 and "RANK" in env:
+        size = int(env["WORLD_SIZE"])
+        local = int(env.get("LOCAL_RANK", env["RANK"])), int(env.get("LOCAL_WORLD_SIZE", size))
+        return World(int(env["RANK"]), size, *local)
+    if int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        host = SLURMEnvironment.resolve_root_node_address(env.get("SLURM_STEP_NODELIST", "localhost"))
+        port = env.get("MASTER_PORT", 15_000 + int(env.get("SLURM_JOB_ID", 0)) % 10_000)
+        local = int(env["SLURM_LOCALID"]), int(re.split(r"[(,]", env["SLURM_STEP_TASKS_PER_NODE"])[0])
+        return World(int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), *local, f"tcp://{host}:{port}")
+    return World()

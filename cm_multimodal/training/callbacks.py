@@ -164,8 +164,11 @@ class Previewer(lightning.Callback):
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         module = _training(pl_module)
         if not trainer.should_stop and (_due(module, self.every) or module.seen >= module.samples):
-            with contextlib.suppress(Interrupted):  # there is a wish to stop: it is granted after the next update
-                self.draw(module)
+            module.world.on_main(lambda: self._draw(module))
+
+    def _draw(self, module: TrainingModule) -> None:
+        with contextlib.suppress(Interrupted):  # there is a wish to stop: it is granted after the next update
+            self.draw(module)
 
 
 class Stopper(lightning.Callback):

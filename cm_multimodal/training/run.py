@@ -151,11 +151,9 @@ def _fit(
         module.flow_map.net.compile()
     stopper, recorder = Stopper(), Recorder(record.folder, settings.log_every) if module.world.main else None
     keeper = _keeper(module, parts, settings, device, record, recorder)
-    callbacks: list[lightning.Callback] = [stopper, keeper]
-    if recorder is not None:
-        callbacks = [stopper, recorder, keeper, _previewer(parts, settings, device, record)]
+    callbacks = [stopper, recorder, keeper, _previewer(parts, settings, device, record)]
     try:
-        _trainer(device, callbacks).fit(module, batches(stream, settings.workers))
+        _trainer(device, [each for each in callbacks if each]).fit(module, batches(stream, settings.workers))
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

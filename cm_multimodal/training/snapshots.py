@@ -6,8 +6,10 @@ import safetensors.torch
 
 from collections.abc import Sequence
 from pathlib import Path
+from safetensors import SafetensorError
 
 from ..ema import Average, PowerFunction, Snapshot
+from ..errors import DataError
 from ..files import write_tensors
 
 
@@ -22,10 +24,17 @@ def write_snapshots(averages: Sequence[Average], seen: int, folder: Path) -> Non
 
 
 def read_snapshots(folder: Path, until: int) -> list[Snapshot]:
-    """Reads the snapshots up to a number of samples."""
+    """Reads the snapshots up to a number of samples.
+
+    Raises:
+        DataError: A file is none.
+    """
     shots = []
     for file in sorted(folder.glob("*.safetensors")):
-        seen, _, std = file.stem.partition("-")
-        if int(seen) <= until:
-            shots.append(Snapshot(float(std), int(seen), safetensors.torch.load_file(file)))
+        try:
+            seen, std = file.stem.split("-")
+            if int(seen) <= until:
+                shots.append(Snapshot(float(std), int(seen), safetensors.torch.load_file(file)))
+        except (OSError, ValueError, SafetensorError) as error:
+            raise DataError(f"The snapshot '{file}' cannot be read: {error}. Remove it.") from error
     return shots

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UsageError, UserError
 
+MEETING = datetime.timedelta(minutes=10)  # until all processes are there
 PATIENCE = datetime.timedelta(hours=2)  # while one process writes or draws and the others wait
 
 
@@ -55,7 +56,11 @@ class World:
             yield
             return
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, self.address, PATIENCE, self.size, self.rank)
+        try:
+            store, rank, size = next(dist.rendezvous(self.address, self.rank, self.size, timeout=MEETING))
+        except (RuntimeError, ValueError) as error:
+            raise UsageError(f"The {self.size} processes of this run did not find each other: {error}") from error
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
         try:
             yield
         finally:

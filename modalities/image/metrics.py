@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from typing import Any
 
 from .data import data_root
+from .packed import DAMAGE
 
 EXTRACTORS = ("pixels", "resnet20")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -68,7 +69,7 @@ def _resnet20(file: Path) -> dict[str, Tensor]:
     try:
         with np.load(file, allow_pickle=False) as archive:
             return {name.removeprefix("module."): torch.from_numpy(archive[name]) for name in archive.files}
-    except (OSError, ValueError) as error:
+    except DAMAGE as error:
         raise DataError(f"The weights '{file}' cannot be read: {error}.") from error
 
 

@@ -188,6 +188,13 @@ def test_pickles_given_as_runs_bundles_and_checkpoints(run: Path, capfd: pytest.
             refused(capfd, *words)
 
 
+@pytest.mark.parametrize("name", ["000000000128-0.06.safetensors", "new.safetensors"])
+def test_hostile_snapshots(run: Path, capfd: pytest.CaptureFixture[str], name: str) -> None:
+    """What lies among the averages and is none: reconstruction after training refuses it."""
+    (run / "ema" / name).write_bytes(pickled())
+    assert name in refused(capfd, "export", f"run={run}", "out=out", "ema_std=0.08")
+
+
 CONFIGS = {
     "object": "!!python/object/apply:os.system ['touch canary']\n",
     "module": "a: !!python/module:os\n",

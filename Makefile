@@ -6,6 +6,7 @@ BIN    := .venv/bin
 PY     := $(BIN)/python
 STAMP  := .venv/.installed
 PYTEST := $(PY) -m pytest
+BOTH   := -n 2 --dist loadfile
 ARGS   :=
 
 # What `make quickstart` does, once everything is installed.
@@ -29,7 +30,7 @@ quickstart: $(STAMP)  ## train on real digits for a few minutes, score the sampl
 	$(QUICKSTART)
 
 test: $(STAMP)        ## the tests, but for the slow ones (more options: ARGS="-k paths -x")
-	@$(DATA); $(PYTEST) -m "not slow" $(ARGS)
+	@$(DATA); $(PYTEST) $(BOTH) -m "not slow" $(ARGS)
 
 lint: $(STAMP)        ## ruff and the type checker
 	$(PY) -m ruff check .
@@ -41,10 +42,10 @@ format: $(STAMP)      ## let ruff mend what it can
 	$(PY) -m ruff format .
 
 coverage: $(STAMP)    ## the tests, and the lines that none of them reaches
-	@$(DATA); $(PYTEST) -m "not slow" --cov --cov-report=term $(ARGS)
+	@$(DATA); $(PYTEST) $(BOTH) -m "not slow" --cov --cov-report=term $(ARGS)
 
 robustness: $(STAMP)  ## every fault there is a test for
-	@$(DATA); $(PYTEST) -m robustness $(ARGS)
+	@$(DATA); $(PYTEST) $(BOTH) -m robustness $(ARGS)
 
 smoke: $(STAMP)       ## every modality from data to samples
 	@$(DATA); $(PYTEST) -m smoke $(ARGS)

@@ -173,6 +173,7 @@ def test_a_hostile_training_state(
         if known:
             manifest = json.loads((folder / "manifest.json").read_text())
             manifest["files"]["training.pt"] = checkpoints._entry(folder / "training.pt")
+            manifest["checksum"] = checkpoints._checksum(manifest)
             (folder / "manifest.json").write_text(json.dumps(manifest))
     words = [word for word in QUICK if not word.startswith("train.samples")]
     text = refused(capfd, "train", *words, "runs=.", "name=run", "train.samples=256")

@@ -23,13 +23,19 @@ from typing import Any
 
 from .build import PARTS, build_flow_map
 from .errors import DataError, UsageError, UserError
-from .files import write_tensors, write_text
+from .files import open_regular, read_text, write_tensors, write_text
 from .maps import FlowMap, Precision
 from .modality import Modality, TensorSpec, find_modality
 
 CARD, WEIGHTS = "bundle.json", "weights.safetensors"
 FORMAT = 1
-LIMITS = {"card bytes": 1 << 20, "elements of a sample": 1 << 28, "parameters": 1 << 34, "classes": 100_000}
+LIMITS = {
+    "card bytes": 1 << 20,
+    "elements of a sample": 1 << 26,
+    "elements of a chunk": 1 << 26,
+    "parameters": 1 << 34,
+    "classes": 100_000,
+}
 LEARNED = {"diagonal", "edge", "triangle"}
 FORMATS = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}  # of a network's tensors
 
@@ -108,6 +114,7 @@ def assemble(card: Card, modality: Modality, flow_map: FlowMap, weights: Mapping
 def _weights(folder: Path, net: nn.Module) -> dict[str, Tensor]:
     """Reads weights after their names, shapes and number formats were held against the network's."""
     try:
+        open_regular(folder / WEIGHTS).close()
         with safe_open(folder / WEIGHTS, "pt") as file:
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
@@ -152,10 +159,7 @@ def read_card(folder: Path) -> Card:
     """Reads and checks `bundle.json`."""
     file = folder / CARD
     try:
-        if file.stat().st_size > LIMITS["card bytes"]:
-            raise DataError(f"'{file}' is too large to be a bundle's description.")
-        raw = json.loads(file.read_text())
-        return _card(raw)
+        return _card(json.loads(read_text(file, LIMITS["card bytes"])))
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"'{file}' cannot be read: {error}.") from error
     except (KeyError, TypeError, ValueError) as error:
@@ -185,7 +189,11 @@ def _check(card: Card) -> None:
         "its sigma_data": isinstance(sigma, float) and math.isfinite(sigma) and sigma > 0,
         "its classes": len(card.spec.classes) <= LIMITS["classes"]
         and all(isinstance(c, str) for c in card.spec.classes),
-        "its chunk": type(card.chunk) is int and 0 < card.chunk <= 65_536,
+        "its chunk": type(card.chunk) is int and 0 < card.chunk * math.prod(shape) <= LIMITS["elements of a chunk"],
+        "its modality": isinstance(card.modality, str) and card.modality.isidentifier(),
+        "its objective": isinstance(card.objective, str) and len(card.objective) <= 100,
+        "its mask": isinstance(card.spec.masked, bool),
+        "its number of samples seen": type(card.samples_seen) is int and card.samples_seen >= 0,
         "its path": card.path in PARTS["path"],
         "its scaling": card.scaling in PARTS["scaling"],
         "what it learned": set(card.learned) <= LEARNED,

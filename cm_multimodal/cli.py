@@ -48,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with signals.listening():
             return _run(words[0], words[1:])
     except Interrupted as error:
-        more = f" The same command goes on: cmm {shlex.join(words)}" if words[0] == "train" else ""
+        alone = "WORLD_SIZE" not in os.environ
+        more = (
+            f" The same command goes on{f': cmm {shlex.join(words)}' if alone else '.'}" if words[0] == "train" else ""
+        )
         print(f"cmm: {error}{more}", file=sys.stderr)
         return error.exit_code
     except UserError as error:

@@ -1,11 +1,13 @@
 r"""Files that are there whole or not at all: written beside their place, synced to the disk, then renamed."""
 
-__all__ = ["replaced", "sync", "write_tensors", "write_text"]
+__all__ = ["open_regular", "read_text", "replaced", "sync", "write_tensors", "write_text"]
 
 import contextlib
 import errno
+import io
 import os
 import safetensors.torch
+import stat
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,6 +33,33 @@ def replaced(file: Path, durable: bool = True) -> Iterator[Path]:
             sync(file.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def open_regular(file: Path) -> io.BufferedReader:
+    """Opens a file to read; what is none (a pipe, a device, a folder) would wait or never end, and is refused.
+
+    Raises:
+        OSError: It is no regular file, or cannot be opened.
+    """
+    stream = open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError(errno.EINVAL, "it is not a regular file", str(file))
+    return stream
+
+
+def read_text(file: Path, limit: int = 1 << 20) -> str:
+    """Reads a text file of at most so many bytes.
+
+    Raises:
+        OSError: It cannot be read, or is larger.
+        UnicodeDecodeError: It is no text.
+    """
+    with open_regular(file) as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EINVAL, "it is too large", str(file))
+    return content.decode()
 
 
 def write_text(file: Path, text: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import DataError, UsageError
 from ..evaluation.protocol import Protocol
 from ..evaluation.report import table, write_report
 from ..evaluation.runner import evaluate, real_row, reference
@@ -23,9 +23,9 @@ def run(config: Mapping[str, Any]) -> None:
     folder, model = folder_of(config), load(config)
     config = {**config, "seeds": None if config["seeds"] is None else whole_numbers("seeds", config)}
     whole = read_config(folder) if config["run"] is not None else {}
-    data = {**whole.get("data", {}), **config["data"]}
+    data = {**_group(whole, "data"), **config["data"]}
     settings = {
-        **whole.get("evaluation", {}),
+        **_group(whole, "evaluation"),
         **{k: config[k] for k in ("n", "seeds", "features") if config[k] is not None},
     }
     ground = reference(model.bundle, data, settings)
@@ -38,6 +38,13 @@ def run(config: Mapping[str, Any]) -> None:
     write_report(protocol, rows, out)
     Console(width=max(Console().width, WIDTH)).print(table(rows, protocol))
     print(f"{out / 'metrics.json'}, {out / 'quality.png'}")
+
+
+def _group(whole: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    group = whole.get(name, {})
+    if not isinstance(group, Mapping):
+        raise DataError(f"The run's configuration has no settings under '{name}', but {str(group)[:80]!r}.")
+    return group
 
 
 def whole_numbers(key: str, config: Mapping[str, Any]) -> list[int]:

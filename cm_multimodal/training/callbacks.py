@@ -20,7 +20,7 @@ from ..errors import Interrupted
 from ..files import write_text
 from .checkpoints import Checkpoint, prune, save
 from .module import TrainingModule
-from .snapshots import write_snapshots
+from .snapshots import forget_snapshots, write_snapshots
 
 Publish = Callable[[TrainingModule], Any]
 SHOW_EVERY_S = 10.0
@@ -93,6 +93,8 @@ class Keeper(lightning.Callback):
         judge: Measures the held-out loss of a module, where something is held back.
         recorder: Takes rows for the log; only the main process has one.
         best: The best checkpoint so far.
+        start: The checkpoint that the training began from.
+        stopper: Knows of the wish to stop.
     """
 
     def __init__(
@@ -104,22 +106,34 @@ class Keeper(lightning.Callback):
         judge: Callable[[TrainingModule], float] | None,
         recorder: Recorder | None,
         best: Checkpoint | None,
+        start: Checkpoint | None,
+        stopper: "Stopper",
     ) -> None:
         self.root, self.every, self.keep, self.publish = root, every, keep, publish
-        self.judge, self.recorder, self.best, self.saved = judge, recorder, best, -1
+        self.judge, self.recorder, self.best, self.start, self.stopper = judge, recorder, best, start, stopper
+        self.saved: int | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.saved = _training(pl_module).seen
+        module = _training(pl_module)
+        self.saved = self.start.samples if self.start else None
+        module.world.on_main(lambda: self._begin(module))
+
+    def _begin(self, module: TrainingModule) -> None:
+        """Forgets what lies ahead, and makes up for a held-out loss that a signal had prevented."""
+        forget_snapshots(self.root.with_name("ema"), module.seen)
+        start = self.start
+        if start and start.folder.parent == self.root and _due(module, self.every) and not math.isfinite(start.score):
+            self.save(module, due=True, measured=True)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         module = _training(pl_module)
-        if module.guard.skipped:
-            return
-        due = module.seen // self.every > self.saved // self.every or module.seen >= module.samples
-        if due or trainer.should_stop:
+        last = trainer.should_stop or module.seen >= module.samples
+        due = module.seen // self.every > (self.saved or 0) // self.every or module.seen >= module.samples
+        if last or (due and not module.guard.skipped):
             self._agree(module)
             module.world.on_main(lambda: self.save(module, due, measured=due and not trainer.should_stop))
             self.saved = module.seen
+            self.stopper.listen(trainer, module)
 
     def save(self, module: TrainingModule, due: bool, measured: bool) -> None:
         """Saves a checkpoint now; one that is due comes with snapshots of the averages, at most 32 in a training."""
@@ -185,7 +199,11 @@ class Stopper(lightning.Callback):
         self.context.enter_context(signals.deferred())
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
-        self.number = int(_training(pl_module).world.max(signals.received()))
+        self.listen(trainer, _training(pl_module))
+
+    def listen(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+        """Asks all processes whether one of them was told to stop."""
+        self.number = int(module.world.max(signals.received()))
         trainer.should_stop = trainer.should_stop or bool(self.number)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

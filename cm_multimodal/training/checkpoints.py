@@ -5,7 +5,7 @@ A checkpoint is a folder `step-<samples>`: a bundle (see :mod:`cm_multimodal.bun
 then it is renamed. A folder without a manifest that fits its files is not a checkpoint.
 """
 
-__all__ = ["Checkpoint", "best", "check", "latest", "load_state", "prune", "save", "set_aside"]
+__all__ = ["Checkpoint", "best", "check", "latest", "load_state", "place", "prune", "save", "set_aside"]
 
 import contextlib
 import hashlib
@@ -22,8 +22,8 @@ from torch import Tensor
 from typing import Any
 
 from ..bundle import CARD, WEIGHTS, Card, write_bundle
-from ..errors import DataError, UsageError
-from ..files import sync
+from ..errors import DataError, Interrupted, UsageError, UserError
+from ..files import open_regular, read_text, sync
 
 MANIFEST, STATE, FORMAT = "manifest.json", "training.pt", 2
 PLACES = "step-*[0-9]"
@@ -65,7 +65,7 @@ def save(
     Raises:
         DataError: It cannot be written.
     """
-    final = root / f"step-{samples:012d}"
+    final = place(root, samples)
     part = root / f"{final.name}.tmp"
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -104,12 +104,17 @@ def latest(root: Path, report: Callable[[str], None] = lambda line: None) -> Che
 
 
 def best(root: Path) -> Checkpoint | None:
-    """Returns the checkpoint with the lowest held-out loss."""
+    """Returns the checkpoint with the lowest held-out loss, going by the manifests."""
     found = []
     for folder in sorted(root.glob(PLACES)):
-        with contextlib.suppress(DataError):
-            found.append(check(folder))
+        with contextlib.suppress(UserError):
+            found.append(_described(folder))
     return min((each for each in found if math.isfinite(each.score)), key=lambda each: each.score, default=None)
+
+
+def place(root: Path, samples: int) -> Path:
+    """Returns where the checkpoint of a number of samples lies."""
+    return root / f"step-{samples:012d}"
 
 
 def check(folder: Path) -> Checkpoint:
@@ -119,18 +124,23 @@ def check(folder: Path) -> Checkpoint:
         DataError: Something is missing, or differs from the manifest.
         UsageError: It was written by a newer version of the program.
     """
+    return _described(folder, whole=True)
+
+
+def _described(folder: Path, whole: bool = False) -> Checkpoint:
+    """Returns what a manifest describes, its files held against it or not."""
     try:
         manifest = _manifest(folder)
-        for name in (CARD, WEIGHTS, STATE):
+        for name in (CARD, WEIGHTS, STATE) if whole else ():
             if _entry(folder / name) != manifest["files"][name]:
                 raise DataError(f"The checkpoint '{folder}' is damaged: '{name}' is not what was written.")
         if len(manifest["files"]) != 3:
             raise ValueError("it names other files than a checkpoint's")
         score = manifest["score"]
         return Checkpoint(folder, int(manifest["samples"]), math.inf if score is None else float(score))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, UsageError):
-            raise
+    except UserError:
+        raise
+    except Exception as error:  # what a hostile file makes of a reader is open
         raise DataError(
             f"The checkpoint '{folder}' is damaged: its manifest or a file cannot be read ({error})."
         ) from error
@@ -138,7 +148,7 @@ def check(folder: Path) -> Checkpoint:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     """Returns a checkpoint's manifest in today's format."""
-    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest = json.loads(read_text(folder / MANIFEST))
     version = manifest["format"]
     if isinstance(version, int) and version > FORMAT:
         raise UsageError(
@@ -179,6 +189,8 @@ def load_state(checkpoint: Checkpoint) -> dict[str, Any]:
         if not isinstance(state, dict):
             raise ValueError("it holds no mapping")
         return state
+    except Interrupted:
+        raise
     except Exception as error:  # what a hostile file makes of a reader is open
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"The training state '{file}' cannot be read, and nothing in it was run: {reason}") from error
@@ -200,5 +212,5 @@ def prune(root: Path, keep: int, best: str | None = None) -> None:
 
 
 def _entry(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}

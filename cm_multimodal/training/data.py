@@ -8,6 +8,7 @@ any run that reaches it, however many processes prepare it or share it.
 __all__ = ["Drawn", "Stream", "batches", "fingerprint"]
 
 import hashlib
+import signal
 import torch
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing import TypeVar
 
+from .. import signals
 from ..batch import Batch, Conditions
 from ..modality import Dataset, Modality
 from ..random import Draws, permutation
@@ -122,8 +124,15 @@ def batches(stream: Stream, workers: int = 0, ahead: int = 2) -> DataLoader[Draw
         ahead: The number of batches that each of them prepares ahead.
     """
     return DataLoader(
-        stream, batch_size=None, num_workers=workers, collate_fn=_as_it_is, prefetch_factor=ahead if workers else None
-    )
+        stream, batch_size=None, num_workers=workers, collate_fn=_as_it_is, worker_init_fn=_deaf,
+        prefetch_factor=ahead if workers else None,
+    )  # fmt: skip
+
+
+def _deaf(worker: int) -> None:
+    """Leaves signals, which a terminal or a scheduler sends to all processes, to the one that trains."""
+    for number in signals.CODES:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_it_is(drawn: T) -> T:

@@ -82,7 +82,8 @@ class Guard:
         raise Diverged(
             f"Training diverged: {self.skipped} updates in a row had a loss or gradient that is not finite, or a distance "
             f"above {ABSURD:.0e}. The last good checkpoint is untouched; '{self.file}' holds the facts. Try a lower "
-            "optimizer.lr; the same command goes on from that checkpoint."
+            "optimizer.lr; the same command goes on from that checkpoint. If it diverges there at once, remove the newest "
+            "folder in checkpoints/, and it goes on from the one before."
         )
 
 

@@ -35,11 +35,13 @@ def locked(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
     with open(handle, "r+") as stream:
         try:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except (BlockingIOError, PermissionError) as error:
             raise UsageError(
                 f"The run '{folder}' is being trained already, by {_holder(stream.read())}. Wait for it, stop it, or "
                 "give this one another name=."
             ) from error
+        except OSError as error:
+            report(f"'{folder}' cannot be locked ({error}): see to it that only one training uses it.")
         if left := stream.read():
             report(f"The run was left unfinished by {_holder(left)}, which is gone; this one takes over.")
         _write(stream, json.dumps({"process": os.getpid(), "host": platform.node()}))

@@ -72,6 +72,7 @@ class TrainingModule(lightning.LightningModule):
         self.world.sum_gradients(self.weights)
         sums = self.world.sum_(self._sums(losses))
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.weights if p.grad is not None])
+        norm.fill_(self.world.max(norm.item()))  # to the bit the same on all processes, whatever their processors
         loss, distance, *logs = (sums[: len(sums) - 2 * self.by_noise.bins] / self.batch).tolist()
         update = Update(self.seen, loss, float(np.exp(distance)), norm.item())
         self.seen += self.batch
@@ -133,6 +134,8 @@ class TrainingModule(lightning.LightningModule):
         self.flow_map.net.load_state_dict(state["network"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group.update(betas=self.settings.betas, weight_decay=self.settings.weight_decay)
         for average, weights in zip(self.averages, state["averages"], strict=True):
             average.load_state_dict(weights)
         self.seen, self.guard.skipped = state["counters"]["seen"], state["counters"]["skipped"]

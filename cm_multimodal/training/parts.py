@@ -2,6 +2,7 @@ r"""What a configuration describes: data, modality, network, objective, averages
 
 __all__ = ["Parts", "build_decays", "build_parts"]
 
+import math
 import torch
 
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from ..machine import choose_precision
 from ..maps import FlowMap
 from ..modality import Modality, Splits, find_modality
 from ..objectives import Objective
+
+CHUNK, CHUNK_ELEMENTS = 64, 1 << 24  # samples that generation computes at a time, and their elements
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ def build_parts(config: Mapping[str, Any], device: torch.device = torch.device("
         two_times=objective.two_times,
         learned=tuple(sorted(objective.learned)),
         objective=config["objective"]["name"],
+        chunk=max(1, min(CHUNK, CHUNK_ELEMENTS // math.prod(modality.spec.shape))),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, UsageError
-from ..files import write_text
+from ..errors import DataError, Interrupted, UsageError
+from ..files import read_text, write_text
 
 LARGEST, DEEPEST = 1 << 16, 32  # bytes and levels of a configuration
 FREE = (
@@ -51,15 +51,21 @@ class RunRecord:
         return (self.folder / "config.yaml").exists()
 
     def machine(self) -> dict[str, Any]:
-        """Returns what `env.json` holds: the machine, the threads, the checksum of the training data."""
+        """Returns what `env.json` holds: the machine, threads and processes, the checksum of the training data.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        file = self.folder / "env.json"
         try:
-            return dict(json.loads((self.folder / "env.json").read_text()))
-        except (OSError, ValueError, TypeError):
-            return {}
+            return dict(json.loads(read_text(file))) if file.exists() else {}
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise DataError(f"'{file}' cannot be read: {error}. Remove it to go on without it.") from error
 
     def threads(self) -> int | None:
-        """Returns the number of threads the run was started with."""
-        return self.machine().get("threads")
+        """Returns the number of threads that each process of the run was started with."""
+        count = self.machine().get("threads")
+        return count if type(count) is int and count > 0 else None
 
     def prepare(self) -> None:
         """Makes the folders, and proves that they can be written to.
@@ -113,10 +119,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         others = ", ".join(sorted(p.parent.name for p in folder.parent.glob("*/config.yaml"))) or "none"
         raise UsageError(f"There is no run in '{folder}'. Runs in '{folder.parent}': {others}.")
     try:
-        if file.stat().st_size > LARGEST:
-            raise ValueError("it is too large to be a configuration")
-        return dict(yaml.load(file.read_text(), Loader=_Strict))
-    except (OSError, yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+        return dict(yaml.load(read_text(file, LARGEST), Loader=_Strict))
+    except Interrupted:
+        raise
+    except Exception as error:  # what a hostile file makes of a reader is open
         raise DataError(f"The configuration '{file}' cannot be read: {error}.") from error
 
 

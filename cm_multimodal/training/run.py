@@ -25,7 +25,7 @@ from ..errors import DataError, Interrupted, UsageError
 from ..machine import choose_device
 from ..modality import Skipped
 from .callbacks import Keeper, Previewer, Recorder, Stopper
-from .checkpoints import best, latest
+from .checkpoints import Checkpoint, best, latest
 from .data import Stream, batches
 from .lock import locked
 from .module import TrainingModule
@@ -71,12 +71,12 @@ def train(config: Mapping[str, Any], folder: Path, report: Report = print) -> Bu
         stack.enter_context(world.joined(device))
         world.on_main(lambda: stack.enter_context(locked(folder, report)))
         module = _module(config, parts, settings, device, folder, world)
-        take_over(module, record, config, parts.splits.train, threads, report)
+        start = take_over(module, record, config, parts.splits.train, threads, report)
         if module.seen >= settings.samples:
             report(f"This run is finished ({module.seen:,} samples). Train on with a larger train.samples=.")
         else:
             report(_headline(parts, settings, device, threads, world))
-            _fit(module, parts, settings, device, record, config, report)
+            _fit(module, parts, settings, start, record, config, report)
         world.on_main(lambda: export(folder, record.bundle))
     return read_bundle(record.bundle)
 
@@ -135,22 +135,23 @@ def _fit(
     module: TrainingModule,
     parts: Parts,
     settings: TrainSettings,
-    device: torch.device,
+    start: Checkpoint | None,
     record: RunRecord,
     config: Mapping[str, Any],
     report: Report,
 ) -> None:
+    device = module.weights[0].device
     dtype = torch.float64 if parts.flow_map.precision.dtype == torch.float64 else torch.float32
     stream = Stream(
         parts.splits.train, parts.modality, config["seed"], module.seen, settings,
         torch.device("cpu") if settings.workers else device, module.world, bool(config["net"].get("dropout", 0)), dtype,
     )  # fmt: skip
-    for line in parts.objective.self_check(parts.flow_map, stream[0].rows(slice(0, 4)).to(device).batch):
+    for line in parts.objective.self_check(parts.flow_map, stream.drawn(torch.arange(4)).to(device).batch):
         report(line)
     if settings.compile:
         module.flow_map.net.compile()
     stopper, recorder = Stopper(), Recorder(record.folder, settings.log_every) if module.world.main else None
-    keeper = _keeper(module, parts, settings, device, record, recorder)
+    keeper = _keeper(module, parts, settings, record, recorder, start, stopper)
     callbacks = [stopper, recorder, keeper, _previewer(parts, settings, device, record)]
     try:
         _trainer(device, [each for each in callbacks if each]).fit(module, batches(stream, settings.workers))
@@ -162,7 +163,7 @@ def _fit(
             "command goes on from it, with fewer train.workers= if you like."
         ) from error
     if stopper.number and module.seen < settings.samples:
-        raise Interrupted(f"Stopped; the state is saved at {keeper.saved:,} samples.", signals.CODES[stopper.number])
+        raise Interrupted(f"Stopped; the state is saved at {module.seen:,} samples.", signals.CODES[stopper.number])
     if keeper.best and keeper.best.samples < module.seen:
         report(f"The held-out loss was lowest at {keeper.best.samples:,} samples: bundle={keeper.best.folder}")
 
@@ -171,17 +172,21 @@ def _keeper(
     module: TrainingModule,
     parts: Parts,
     settings: TrainSettings,
-    device: torch.device,
     record: RunRecord,
     recorder: Recorder | None,
+    start: Checkpoint | None,
+    stopper: Stopper,
 ) -> Keeper:
+    device = module.weights[0].device
+
     def judge(module: TrainingModule) -> float:
         card, weights = _publish(parts.card, module)
-        return held_out_loss(card, weights, parts.objective, parts.splits.test, device, module.micro_batch)
+        return held_out_loss(card, weights, parts.objective, parts.splits.test, device)
 
     return Keeper(
         record.checkpoints, settings.checkpoint_every, settings.keep, lambda module: _publish(parts.card, module),
         judge if len(parts.splits.test) else None, recorder, best(record.checkpoints),
+        start, stopper,
     )  # fmt: skip
 
 

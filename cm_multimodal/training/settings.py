@@ -99,6 +99,9 @@ class OptimizerSettings:
             raise UsageError(f"optimizer.betas={list(self.betas)} is not possible; each lies between 0 and 1.")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UsageError(f"optimizer.lr={self.lr} is not possible; a learning rate is a positive number.")
+        for name, least in {"weight_decay": 0, "warmup": 0, "clip": 1e-12, "skip_limit": 1}.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"optimizer.{name}={getattr(self, name)} is not possible; it is at least {least}.")
         if self.schedule not in SCHEDULES:
             raise UsageError(f"There is no optimizer.schedule '{self.schedule}'; {nearest(self.schedule, SCHEDULES)}")
 

@@ -1,6 +1,6 @@
 r"""Snapshots of power-function averages, kept for reconstruction after training."""
 
-__all__ = ["read_snapshots", "write_snapshots"]
+__all__ = ["forget_snapshots", "read_snapshots", "write_snapshots"]
 
 import safetensors.torch
 
@@ -21,6 +21,14 @@ def write_snapshots(averages: Sequence[Average], seen: int, folder: Path) -> Non
     folder.mkdir(exist_ok=True)
     for std, average in widths:
         write_tensors(folder / f"{seen:012d}-{std}.safetensors", average.weights)
+
+
+def forget_snapshots(folder: Path, after: int) -> None:
+    """Removes the snapshots that a resumed run will write again, or not at all."""
+    for file in folder.glob("*.safetensors"):
+        seen = file.stem.partition("-")[0]
+        if seen.isdecimal() and int(seen) > after:
+            file.unlink()
 
 
 def read_snapshots(folder: Path, until: int) -> list[Snapshot]:

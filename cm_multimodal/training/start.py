@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import DataError, UsageError
 from ..machine import describe_machine, free_cores, set_threads
 from ..modality import Dataset
-from .checkpoints import PLACES, Checkpoint, check, latest, load_state, set_aside
+from .checkpoints import PLACES, Checkpoint, check, latest, load_state, place, set_aside
 from .data import fingerprint
 from .module import TrainingModule
 from .records import RunRecord, read_config
@@ -29,24 +29,29 @@ def changes(record: RunRecord, config: Mapping[str, Any]) -> list[str]:
     Raises:
         UsageError: What changed is what a run's state depends on, or `resume` names no checkpoint.
     """
-    named = None if config["resume"] == AUTO else _named(Path(config["resume"]).expanduser())
-    own = sorted(record.checkpoints.glob(PLACES))
+    own, wanted = sorted(record.checkpoints.glob(PLACES)), _wanted(config)
+    if own and wanted in (AUTO, str(read_config(record.folder).get("resume"))):
+        return record.compare(config)
+    if wanted == AUTO:
+        return []
+    named = _named(Path(wanted).expanduser())
     if not own:
-        return [] if named is None else _run_of(named).compare(config)
-    if named is not None and named.resolve() != own[-1].resolve():
-        before = read_config(record.folder).get("resume")
-        if before != config["resume"]:
-            raise UsageError(
-                f"resume={named} cannot be followed: the run '{record.folder}' has its own checkpoints, up to "
-                f"'{own[-1].name}'. Leave out resume= to go on from there, or give the run another name=."
-            )
+        return _run_of(named).compare(config)
+    if named.resolve() != own[-1].resolve():
+        raise UsageError(
+            f"resume={named} cannot be followed: the run '{record.folder}' has its own checkpoints, up to "
+            f"'{own[-1].name}'. Leave out resume= to go on from there, or give the run another name=."
+        )
+    check(named)
     return record.compare(config)
 
 
 def set_threads_of(record: RunRecord, settings: TrainSettings, world: World, report: Report) -> int:
     """Sets and returns the number of CPU threads: as asked, as the run began with, or this process's share."""
-    before = record.threads()
-    threads = set_threads(settings.threads or before or max(free_cores() // world.local_size, 1))
+    share = max(free_cores() // world.local_size, 1)
+    before = record.threads() if record.exists() else None
+    usual = before if before is not None and record.machine().get("processes", 1) == world.size else share
+    threads = set_threads(settings.threads or min(usual, share))
     if before not in (None, threads):
         report(f"The run was started with {before} threads and goes on with {threads}: bits may differ.")
     return threads
@@ -54,8 +59,8 @@ def set_threads_of(record: RunRecord, settings: TrainSettings, world: World, rep
 
 def take_over(
     module: TrainingModule, record: RunRecord, config: Mapping[str, Any], train: Dataset, threads: int, report: Report
-) -> None:
-    """Brings a module to where the run is, and writes the record of a new one.
+) -> Checkpoint | None:
+    """Brings a module to where the run is, writes the record of a new one, and returns the checkpoint that it began from.
 
     Raises:
         UsageError: The folder cannot be written.
@@ -64,17 +69,36 @@ def take_over(
     world, data = module.world, fingerprint(train)
     if not world.same(data.encode()):
         raise DataError("The processes of this run read different training data; give them the same files.")
-    world.on_main(lambda: _settle(record, report))
-    newest = latest(record.checkpoints)
-    start = newest if newest or config["resume"] == AUTO else check(_named(Path(config["resume"]).expanduser()))
+    start = _choose(module, record, _wanted(config), report)
+    new = start is None or start.folder.parent.resolve() != record.checkpoints.resolve()
     if start is not None:
-        _compare_data(record if newest else _run_of(start.folder), data)
+        _compare_data(_run_of(start.folder) if new else record, data)
         _load(module, start)
         report(f"going on from {start.folder.name} ({start.samples:,} samples)")
-    if newest is None:
+    if new:
         machine = {**describe_machine(), "threads": threads, "processes": world.size, "data": data}
         world.on_main(lambda: record.start(config, machine))
         report(f"a new run: {record.folder}")
+    return start
+
+
+def _choose(module: TrainingModule, record: RunRecord, wanted: str, report: Report) -> Checkpoint | None:
+    """Returns where to start. The main process chooses among the run's own checkpoints, and all take what it chose."""
+    found: list[Checkpoint] = []
+    module.world.on_main(lambda: found.extend(_settle(record, report)))
+    samples = int(module.world.max(found[0].samples if found else -1))
+    if samples < 0:
+        return None if wanted == AUTO else check(_named(Path(wanted).expanduser()))
+    folder = place(record.checkpoints, samples)
+    if not folder.is_dir():
+        raise DataError(
+            f"This process does not see '{folder}', which the main one goes on from; give all the same runs=."
+        )
+    return found[0] if found else Checkpoint(folder, samples)
+
+
+def _wanted(config: Mapping[str, Any]) -> str:
+    return AUTO if config["resume"] is None else str(config["resume"])
 
 
 def _named(folder: Path) -> Path:
@@ -90,8 +114,8 @@ def _run_of(checkpoint: Path) -> RunRecord:
     return RunRecord(checkpoint.resolve().parents[1])
 
 
-def _settle(record: RunRecord, report: Report) -> None:
-    """Makes the folder ready, and damaged checkpoints harmless."""
+def _settle(record: RunRecord, report: Report) -> list[Checkpoint]:
+    """Makes the folder ready, and damaged checkpoints harmless; returns the newest that is good, if there is one."""
     record.prepare()
     newest = latest(record.checkpoints, report)
     if newest is None and (any(record.checkpoints.glob(PLACES)) or record.bundle.exists()):
@@ -100,6 +124,7 @@ def _settle(record: RunRecord, report: Report) -> None:
             "zero over them. Give the run another name=, or remove its folder."
         )
     set_aside(record.checkpoints, newest)
+    return [newest] if newest else []
 
 
 def _compare_data(record: RunRecord, data: str) -> None:

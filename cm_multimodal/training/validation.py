@@ -23,7 +23,7 @@ SEED, MOST = -1, 1024
 
 @torch.no_grad()
 def held_out_loss(
-    card: Card, weights: Mapping[str, Tensor], objective: Objective, test: Dataset, device: torch.device, rows: int
+    card: Card, weights: Mapping[str, Tensor], objective: Objective, test: Dataset, device: torch.device
 ) -> float:
     """Returns the mean loss on the test set, or on the first 1,024 samples of a larger one.
 
@@ -32,8 +32,7 @@ def held_out_loss(
         weights: Its averaged weights.
         objective: What the run minimises.
         test: The samples held back, at least one.
-        device: Where to compute.
-        rows: The largest number of samples in memory at a time.
+        device: Where to compute, in chunks as generation does.
 
     Raises:
         Interrupted: A signal to stop came in between.
@@ -41,9 +40,9 @@ def held_out_loss(
     modality = find_modality(card.modality)(card.spec)
     flow_map = assemble(card, modality, empty_map(card, modality).to(device), weights).flow_map
     total, size = 0.0, min(len(test), MOST)
-    for first in range(0, size, rows):
+    for first in range(0, size, card.chunk):
         signals.check()
-        ids = torch.arange(first, min(first + rows, size))
+        ids = torch.arange(first, min(first + card.chunk, size))
         label, mask = (None if part is None else part[ids].to(device) for part in (test.label, test.mask))
         batch = Batch(modality.encode(test.raw[ids].to(device)), Conditions(label, mask))
         loss = objective.loss(flow_map, batch, Draws(SEED, ids.to(device)), progress=1.0)

@@ -67,8 +67,17 @@ class World:
             dist.destroy_process_group()
 
     def device(self, kind: torch.device) -> torch.device:
-        """Returns this process's own device of a kind."""
-        return torch.device("cuda", self.local_rank) if kind.type == "cuda" and self.size > 1 else kind
+        """Returns this process's own device of a kind: the GPU of its number, or the only one that it was given.
+
+        Raises:
+            UsageError: There are more processes than GPUs.
+        """
+        if kind.type != "cuda" or self.size == 1:
+            return kind
+        count = torch.cuda.device_count()
+        if self.local_rank >= count > 1:
+            raise UsageError(f"{self.local_size} processes cannot share {count} GPUs; start as many as there are GPUs.")
+        return torch.device("cuda", self.local_rank if count > 1 else 0)
 
     def rows(self, batch: int) -> slice:
         """Returns which rows of a global batch are this process's."""
@@ -78,7 +87,7 @@ class World:
     def sum_(self, tensor: Tensor) -> Tensor:
         """Adds up a tensor over the processes, in place, and returns it."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            _reduce(tensor, dist.ReduceOp.SUM)
         return tensor
 
     def max(self, number: float) -> float:
@@ -86,7 +95,7 @@ class World:
         if self.size == 1:
             return number
         tensor = torch.tensor(number, dtype=torch.float64)
-        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        _reduce(tensor, dist.ReduceOp.MAX)
         return tensor.item()
 
     def same(self, content: bytes) -> bool:
@@ -102,8 +111,8 @@ class World:
                 work()
             except Exception as error:
                 failure = error
-        if self.max(failure is not None):
-            raise failure or UserError("The main process of this run could not go on; its message says why.")
+        if code := int(self.max(getattr(failure, "exit_code", 1) if failure else 0)):
+            raise failure or Elsewhere(code)
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Adds up gradients over the processes; a parameter that none of them used keeps none."""
@@ -113,7 +122,22 @@ class World:
         shared = [p for p, count in zip(parameters, self.sum_(used).tolist(), strict=True) if count]
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in shared])
         for p, gradient in zip(shared, self.sum_(flat).split([p.numel() for p in shared]), strict=True):
-            p.grad = gradient.view_as(p)
+            p.grad = torch.empty_like(p).copy_(gradient.view_as(p))
+
+
+class Elsewhere(UserError):
+    """Another process of the run has stopped; it leaves with the same exit code, where that is known."""
+
+    def __init__(self, exit_code: int = 1) -> None:
+        super().__init__("Another process of this run could not go on; its message says why.")
+        self.exit_code = exit_code
+
+
+def _reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
+    try:
+        dist.all_reduce(tensor, operation)
+    except RuntimeError as error:
+        raise Elsewhere from error
 
 
 def find_world() -> World:

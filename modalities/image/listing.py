@@ -30,7 +30,8 @@ from .pictures import Opener, reason_of
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_MEMBER_BYTES = 2**26  # of one file in an archive
-MAX_DIRECTORY_BYTES = 12 * 2**20  # of an archive's table of contents: a hundred thousand pictures and more
+MAX_DIRECTORY_BYTES = 8 * 2**20  # of an archive's table of contents: a hundred thousand pictures, about
+HEADS = (b"\x89PNG", b"\xff\xd8", b"BM", b"GIF8", b"RIFF", b"II", b"MM", b"P")  # what pictures begin with
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,12 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
     if not 0 < info.file_size <= MAX_MEMBER_BYTES:
         raise ValueError(f"{info.file_size:,} bytes are none, or more than {MAX_MEMBER_BYTES:,}")
     with archive.open(info) as member:
-        return io.BytesIO(member.read(info.file_size))  # asked for less, it unpacks less: a stated size may be a lie
+        head = member.read(4)
+        if not head.startswith(HEADS):
+            raise ValueError("not a picture, whatever its name says")
+        return io.BytesIO(
+            head + member.read(info.file_size)
+        )  # asked for less, it unpacks less: a stated size may be a lie
 
 
 def _enter(folder: Path, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:

@@ -51,7 +51,9 @@ def build_net(config: Mapping[str, Any], spec: TensorSpec, two_times: bool) -> U
     overrides: dict[str, Any] = {
         key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key != "size"
     }
-    name = config.get("size", "xs")
+    if len(spec.shape) != 3:
+        raise UsageError(f"Pictures have channels, a height and a width, not a shape of {spec.shape}.")
+    name = str(config.get("size", "xs"))
     if name not in SIZES:
         raise UsageError(f"There is no size '{name}'; {nearest(str(name), SIZES)}")
     known = {field.name for field in dataclasses.fields(Size)}

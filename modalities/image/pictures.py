@@ -15,6 +15,7 @@ import os
 import torch
 import warnings
 
+from cm_multimodal.errors import DataError
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 MAX_PIXELS = 2**26  # of one picture: 67 million, more than most cameras have
 BLOCK = 64  # pictures that a thread takes at a time
 DEEP = 257  # 65535 / 255
+STRIP = 256  # rows converted at a time
+TRIED = 1000  # pictures of which one at least has to be good
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -88,7 +91,10 @@ def _size(opener: Opener) -> tuple[int, int]:
 
 def common_size(openers: Sequence[Opener]) -> tuple[int, int]:
     """Returns the height and the width that most of the pictures have, going by their headers; the first of equals."""
-    votes = Counter(size for size, _ in _in_threads(_size, openers) if size)
+    found = _in_threads(_size, openers[:TRIED])
+    if len(openers) > TRIED and not any(size for size, _ in found):
+        raise DataError(f"None of the first {TRIED:,} pictures can be read; the first: {found[0][1]}.")
+    votes = Counter(size for size, _ in [*found, *_in_threads(_size, openers[TRIED:])] if size)
     return votes.most_common(1)[0][0] if votes else (1, 1)
 
 
@@ -97,10 +103,13 @@ def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == "F":
         raise ValueError("the pixels are floating-point numbers without a known range")
     if image.mode.startswith("I"):
-        deep = np.asarray(image).astype(np.int64)
+        deep = np.asarray(image)
         if deep.min() < 0 or deep.max() > 255 * DEEP:
             raise ValueError("the pixels have more than 16 bits")
-        return Image.fromarray(((deep + DEEP // 2) // DEEP).astype(np.uint8)).convert(mode)
+        plain = np.empty(deep.shape, np.uint8)
+        for row in range(0, len(deep), STRIP):
+            plain[row : row + STRIP] = (deep[row : row + STRIP].astype(np.int32) + DEEP // 2) // DEEP
+        return Image.fromarray(plain).convert(mode)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

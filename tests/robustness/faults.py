@@ -5,6 +5,7 @@ They are given to :func:`harness.start` and run in the child; nothing of this is
 
 import contextlib
 import dataclasses
+import errno
 import multiprocessing
 import os
 import resource
@@ -13,7 +14,7 @@ import torch
 
 from cm_multimodal.derivatives import ForwardMode
 from cm_multimodal.generation import sampling
-from cm_multimodal.training import checkpoints, validation
+from cm_multimodal.training import callbacks, checkpoints, validation
 from cm_multimodal.training.module import TrainingModule
 from cm_multimodal.training.world import find_world
 from collections.abc import Callable
@@ -116,6 +117,33 @@ def not_finite(what: str, step: int, count: int = 1, rank: int | None = None) ->
             original(self, *arguments)
 
     TrainingModule.training_step = wrapped
+
+
+def drift(step: int, rank: int) -> None:
+    """The weights of one process move by themselves, by little."""
+    original, mine = TrainingModule.training_step, find_world().rank == rank
+
+    def wrapped(self: TrainingModule, *arguments: Any) -> None:
+        if mine and self.seen // self.batch == step:
+            self.weights[0].data.add_(1e-6)
+        original(self, *arguments)
+
+    TrainingModule.training_step = wrapped
+
+
+def no_log(step: int) -> None:
+    """From a step on there is no room for another row of the log."""
+
+    def full(file: Path, row: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+
+    before_step(step, lambda: setattr(callbacks, "append", full))
+
+
+def elsewhere(rank: int, folder: str) -> None:
+    """One process works in another folder, as one does that does not see the shared disk."""
+    if find_world().rank == rank:
+        os.chdir(folder)
 
 
 def wrong_tangents() -> None:

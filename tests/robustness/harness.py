@@ -156,6 +156,16 @@ def rows(run: str) -> list[dict[str, float]]:
     return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
 
 
+def peak_bytes() -> int:
+    """Returns the largest memory of this process since the peak was last forgotten."""
+    return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+
+def forget_peak() -> None:
+    """Lets the peak start anew from what is in use."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to work in."""

@@ -4,6 +4,7 @@ import faults
 import json
 import numpy as np
 import pytest
+import signal
 import torch
 
 from cm_multimodal.batch import Batch, Conditions
@@ -57,6 +58,18 @@ def test_a_single_bad_update_is_skipped() -> None:
     assert skipped[256] == 1.0
     assert sum(skipped.values()) == 1.0
     assert not Path("runs/run/diagnosis.json").exists()
+
+
+def test_a_bad_last_update_does_not_cost_the_last_checkpoint() -> None:
+    """Where the last update is skipped, the weights that there are are saved; so they are where a signal comes then."""
+    code, text = live("train", *QUICK, "name=run", faults=[partial(faults.not_finite, "loss", 9)])
+    assert code == 0, text
+    assert state("runs/run")["counters"] == {"seen": 640, "skipped": 1}
+    bad = [partial(faults.not_finite, "loss", 0), partial(faults.signal_at, 0, signal.SIGTERM)]
+    code, text = live("train", *QUICK, "name=early", faults=bad)
+    assert code == 75
+    assert "the state is saved at 64 samples" in text
+    assert state("runs/early")["counters"]["seen"] == 64
 
 
 def test_an_absurd_rate_is_found_out() -> None:

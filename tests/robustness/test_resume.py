@@ -87,6 +87,17 @@ def test_micro_batch_and_rate_may_change_half_way() -> None:
     assert "train.samples: 256 -> 640" in text
 
 
+def test_the_optimiser_takes_changed_settings() -> None:
+    """What is said to have changed has changed: averages and decay of the optimiser, not only its rate."""
+    assert live("train", *words("flow_matching", "run"), "train.samples=128")[0] == 0
+    more = ("train.samples=256", "optimizer.betas=[0.5,0.6]", "optimizer.weight_decay=0.1")
+    code, text = live("train", *words("flow_matching", "run"), *more)
+    assert code == 0
+    assert "optimizer.betas: [0.9, 0.99] -> [0.5, 0.6]" in text
+    group = state("runs/run")["optimizer"]["param_groups"][0]
+    assert (tuple(group["betas"]), group["weight_decay"]) == ((0.5, 0.6), 0.1)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -126,7 +137,8 @@ def test_an_older_format_is_migrated(capfd: pytest.CaptureFixture[str]) -> None:
     manifests = [
         json.loads(file.read_text()) for file in sorted(Path("runs/points/checkpoints").glob("*/manifest.json"))
     ]
-    assert [manifest["format"] for manifest in manifests] == [1, 2]
+    assert [manifest["format"] for manifest in manifests] == [2, 2]
+    assert all(manifest["score"] for manifest in manifests)
     assert cm_multimodal.load("runs/points").sample(n=3).raw.shape == (3, 2)
 
 
@@ -155,17 +167,21 @@ def test_a_named_checkpoint_is_used_or_missed_aloud(capfd: pytest.CaptureFixture
     assert "net.size: tiny -> xs" in capfd.readouterr().err
     for _ in range(2):
         assert main(["train", *points(f"resume={place}", "name=second", "train.samples=2048")]) == 0
-    assert equal(state("runs/points")["network"], state("runs/points")["network"])
     assert state("runs/second")["counters"]["seen"] == 2048
     assert main(["train", *points("resume=auto", "name=second", "train.samples=2048")]) == 0
     assert main(["train", *points("name=points", "train.samples=2048")]) == 0
     assert main(["train", *points(f"resume={place}", "name=points", "train.samples=2048")]) == 2
     assert "has its own checkpoints" in capfd.readouterr().err
     assert equal(state("runs/points")["network"], state("runs/second")["network"])
+    shutil.move(place, "moved")
+    assert main(["train", *points(f"resume={place}", "name=second", "train.samples=2048")]) == 0
+    shutil.move("moved", place)
+    shutil.rmtree("runs/points/checkpoints/step-000000002048")
     weights = Path(place, "training.pt")
     weights.write_bytes(weights.read_bytes()[:-1])
-    assert main(["train", *points(f"resume={place}", "name=third")]) == 3
-    assert "is damaged: 'training.pt'" in capfd.readouterr().err
+    for name in ("third", "points"):
+        assert main(["train", *points(f"resume={place}", f"name={name}")]) == 3
+        assert "is damaged: 'training.pt'" in capfd.readouterr().err
 
 
 def test_changed_data_are_refused(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 r"""SIGTERM and Ctrl-C: the update at hand is finished, the state saved, the way to go on is said (cases 21-26)."""
 
 import faults
+import os
 import pytest
 import signal
 
@@ -26,6 +27,29 @@ def test_a_signal_ends_training_after_the_step(number: int) -> None:
     assert state("runs/run")["counters"]["seen"] == 7 * 64
 
 
+@pytest.mark.parametrize("step", [2, 3, 8, 9])
+def test_wherever_a_signal_comes_the_log_is_that_of_a_run_left_alone(step: int) -> None:
+    """Also where a checkpoint is due: its held-out loss is measured when the run goes on."""
+    assert live("train", *QUICK, "name=whole")[0] == 0
+    code, _ = live("train", *QUICK, "name=run", faults=[partial(faults.signal_at, step, signal.SIGTERM)])
+    assert code == (75 if step < 9 else 0)
+    assert live("train", *QUICK, "name=run")[0] == 0
+    if step < 9:
+        assert_same_run("runs/whole", "runs/run")
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_signal_to_all_processes_leaves_the_workers_at_work(number: int) -> None:
+    """A terminal or a scheduler signals the whole group: the workers go on, and the state is saved."""
+    words = (*QUICK, "name=run", "train.samples=1_000_000", "train.workers=2")
+    life = start("train", *words, faults=[os.setsid])
+    life.wait_for(lambda: Path("runs/run/metrics.jsonl").exists())
+    os.killpg(life.process.pid, number)
+    assert life.wait() == CODES[number]
+    assert "Traceback" not in life.text()
+    assert state("runs/run")["counters"]["seen"] > 0
+
+
 @pytest.mark.parametrize("place", ["validation", "preview"])
 def test_a_signal_while_judging_or_drawing(place: str) -> None:
     """What is judged or drawn is given up, and the run stops within one step."""
@@ -37,9 +61,7 @@ def test_a_signal_while_judging_or_drawing(place: str) -> None:
     assert not list(Path("runs/run").rglob("*.tmp"))
     assert live("train", *QUICK, "name=run", "train.preview_every=128")[0] == 0
     assert live("train", *QUICK, "name=whole", "train.preview_every=128")[0] == 0
-    assert state("runs/run")["counters"] == state("runs/whole")["counters"]
-    left, right = (Path(f"runs/{name}/bundle/weights.safetensors").read_bytes() for name in ("run", "whole"))
-    assert left == right
+    assert_same_run("runs/whole", "runs/run")
 
 
 def test_signals_while_saving_corrupt_nothing() -> None:

@@ -63,6 +63,15 @@ def test_any_number_of_workers_prepares_the_same_batches(workers: int, ahead: in
         assert torch.equal(drawn.draws.ids, stream[index].draws.ids)
 
 
+def test_memory_formats_do_not_mix_up_gradients() -> None:
+    """Channels-last weights get channels-last gradients from the other process, too."""
+    words = (*QUICK, "train.channels_last=true", "train.precision=float64", "train.samples=256")
+    assert live("train", *words, "name=one")[0] == 0
+    assert [code for code, _ in together(2, "train", *words, "name=two")] == [0, 0]
+    for a, b in zip(rows("runs/one"), rows("runs/two"), strict=True):
+        assert a.get("loss", 0) == pytest.approx(b.get("loss", 0), abs=1e-9)
+
+
 BOUNDS = {"float64": 1e-9, "float32": 1e-3}
 
 
@@ -125,6 +134,34 @@ def test_what_is_not_finite_on_one_process_is_skipped_by_all(what: str) -> None:
     facts = json.loads(Path("runs/bad/diagnosis-1.json").read_text())["skipped_updates"]
     assert {row["id"] for row in facts[0]["rows"]} <= set(range(4 * 64 + 32, 5 * 64))
     assert state("runs/bad")["counters"]["seen"] == 256
+
+
+def test_weights_that_drift_apart_are_found_at_the_next_checkpoint() -> None:
+    """Processes that hold different weights never make a checkpoint of them."""
+    results = together(2, "train", *QUICK, "name=run", faults=[partial(faults.drift, 5, 1)])
+    assert [code for code, _ in results] == [1, 1]
+    assert all("hold different weights after 384 samples" in text for _, text in results)
+    assert state("runs/run")["counters"]["seen"] == 256
+
+
+def test_a_process_that_fails_alone_takes_the_others_with_it() -> None:
+    """No room for the log on the main process: it says so, and the other says that it stopped, without a traceback."""
+    results = together(2, "train", *QUICK, "name=run", faults=[partial(faults.no_log, 4)])
+    assert results[0][0] == 3
+    assert "No space left" in results[0][1]
+    assert results[1][0] in (1, 3)
+    assert "its message says why" in results[1][1]
+    assert "Traceback" not in results[0][1] + results[1][1]
+
+
+def test_processes_that_see_other_files_are_told() -> None:
+    """A run that only the main process sees is not gone on with by some and begun by others."""
+    assert live("train", *QUICK, "name=run", "train.samples=128")[0] == 0
+    Path("elsewhere").mkdir()
+    results = together(2, "train", *QUICK, "name=run", faults=[partial(faults.elsewhere, 1, "elsewhere")])
+    assert [code for code, _ in results] == [1, 3]
+    assert "does not see" in results[1][1]
+    assert "its message says why" in results[0][1]
 
 
 def test_a_mistake_ends_all_processes() -> None:

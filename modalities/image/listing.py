@@ -30,7 +30,7 @@ from .pictures import Opener, reason_of
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_MEMBER_BYTES = 2**26  # of one file in an archive
-MAX_DIRECTORY_BYTES = 8 * 2**20  # of an archive's table of contents: a hundred thousand pictures, about
+MAX_DIRECTORY_BYTES = 4 * 2**20  # of an archive's table of contents: fifty thousand pictures, about
 HEADS = (b"\x89PNG", b"\xff\xd8", b"BM", b"GIF8", b"RIFF", b"II", b"MM", b"P")  # what pictures begin with
 
 

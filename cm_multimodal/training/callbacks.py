@@ -83,7 +83,7 @@ class Recorder(lightning.Callback):
 
 
 class Keeper(lightning.Callback):
-    """Saves checkpoints: each so many samples, and at the end; never amid updates that had to be skipped.
+    """Saves checkpoints: each so many samples, not amid updates that had to be skipped, and whenever training ends.
 
     Arguments:
         root: The folder of checkpoints.
@@ -111,11 +111,10 @@ class Keeper(lightning.Callback):
     ) -> None:
         self.root, self.every, self.keep, self.publish = root, every, keep, publish
         self.judge, self.recorder, self.best, self.start, self.stopper = judge, recorder, best, start, stopper
-        self.saved: int | None = None
+        self.saved = start.samples if start else 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         module = _training(pl_module)
-        self.saved = self.start.samples if self.start else None
         module.world.on_main(lambda: self._begin(module))
 
     def _begin(self, module: TrainingModule) -> None:
@@ -128,7 +127,7 @@ class Keeper(lightning.Callback):
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         module = _training(pl_module)
         last = trainer.should_stop or module.seen >= module.samples
-        due = module.seen // self.every > (self.saved or 0) // self.every or module.seen >= module.samples
+        due = module.seen // self.every > self.saved // self.every or module.seen >= module.samples
         if last or (due and not module.guard.skipped):
             self._agree(module)
             module.world.on_main(lambda: self.save(module, due, measured=due and not trainer.should_stop))

@@ -18,14 +18,14 @@ from ..modality import Dataset, find_modality
 from ..objectives import Objective
 from ..random import Draws
 
-SEED, MOST = -1, 1024
+SEED, MOST = -1, 512
 
 
 @torch.no_grad()
 def held_out_loss(
     card: Card, weights: Mapping[str, Tensor], objective: Objective, test: Dataset, device: torch.device
 ) -> float:
-    """Returns the mean loss on the test set, or on the first 1,024 samples of a larger one.
+    """Returns the mean loss on the test set, or on the first 512 samples of a larger one.
 
     Arguments:
         card: What the map is.

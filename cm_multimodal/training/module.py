@@ -72,12 +72,12 @@ class TrainingModule(lightning.LightningModule):
         self.world.sum_gradients(self.weights)
         sums = self.world.sum_(self._sums(losses))
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.weights if p.grad is not None])
-        norm.fill_(self.world.max(norm.item()))  # to the bit the same on all processes, whatever their processors
+        size = self.world.max(norm.item())  # to the bit the same on all processes, whatever their processors
         loss, distance, *logs = (sums[: len(sums) - 2 * self.by_noise.bins] / self.batch).tolist()
-        update = Update(self.seen, loss, float(np.exp(distance)), norm.item())
+        update = Update(self.seen, loss, float(np.exp(distance)), size)
         self.seen += self.batch
         if update.sound:
-            self._step(norm)
+            self._step(norm.fill_(size))
             self.by_noise.add(sums[-2 * self.by_noise.bins :].reshape(2, -1))
             named = dict(zip(sorted(losses[0].logs), logs, strict=True))
             self.window.add(loss=loss, grad_norm=update.grad_norm, skipped=0.0, **named)

@@ -184,6 +184,17 @@ def test_a_named_checkpoint_is_used_or_missed_aloud(capfd: pytest.CaptureFixture
         assert "is damaged: 'training.pt'" in capfd.readouterr().err
 
 
+def test_snapshots_that_lie_ahead_are_forgotten() -> None:
+    """Averages of a later time than the run goes on from would be mixed into those of another width."""
+    assert live("train", *words("flow_matching", "run"), "train.samples=256")[0] == 0
+    snapshots = Path("runs/run/ema")
+    stale = snapshots / "000000099968-0.06.safetensors"
+    shutil.copy(min(snapshots.iterdir()), stale)
+    assert live("train", *words("flow_matching", "run"), "train.samples=384")[0] == 0
+    assert not stale.exists()
+    assert max(int(file.name[:12]) for file in snapshots.iterdir()) == 384
+
+
 def test_changed_data_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
     """A run does not go on with other samples than it was started with (case 43)."""
     shutil.copytree(HERE / "golden" / "format-1", "runs/points")

@@ -4,10 +4,10 @@ Objectives on the infinitesimal form of the semigroup property need
 
 .. math:: \frac{d}{ds} f(x_s, s) = \partial_x f \cdot v + \partial_s f
 
-for the tangent \((v, 1)\), without a gradient through it. Three ways compute it: forward-mode differentiation (exact, one
-and a half passes), double backward (exact, for operations without a forward rule) and central differences (two passes,
-for anything). Wrong tangents train silently to nonsense, so that :func:`self_test` holds the chosen way against a finite
-difference before the first step.
+for the tangent \((v, 1)\), or one of the two parts alone, mostly without a gradient through it. Three ways compute it:
+forward-mode differentiation (exact, one and a half passes), double backward (exact, for operations without a forward
+rule) and central differences (two passes, for anything). Wrong tangents train silently to nonsense, so that
+:func:`self_test` holds the chosen way against a finite difference before the first step.
 """
 
 __all__ = [
@@ -45,14 +45,18 @@ class Derivative(ABC):
     name: str
 
     @abstractmethod
-    def __call__(self, f: Function, x: Tensor, s: Tensor, v: Tensor) -> Tensor:
-        """Returns the derivative, with the shape of `f`, of `f(x, s)` along (v, 1), detached.
+    def __call__(
+        self, f: Function, x: Tensor, s: Tensor, v: Tensor | None, rate: float = 1.0, graph: bool = False
+    ) -> Tensor:
+        """Returns the derivative, with the shape of `f`, of `f(x, s)` along (v, rate).
 
         Arguments:
             f: The function of a state, with shape (B, *), and times, with shape (B,) or broadcastable.
             x: The states.
             s: The times, in float64.
-            v: The tangent of the states.
+            v: The tangent of the states; they stand still unless it is given.
+            rate: The tangent of the times: 1, or 0 where time stands still.
+            graph: Whether gradients by the weights flow through the derivative; it is detached otherwise.
         """
 
 
@@ -61,11 +65,14 @@ class ForwardMode(Derivative):
 
     name = "forward_mode"
 
-    def __call__(self, f: Function, x: Tensor, s: Tensor, v: Tensor) -> Tensor:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
-            out = f(forward_ad.make_dual(x, v), forward_ad.make_dual(s, torch.ones_like(s)))
+    def __call__(
+        self, f: Function, x: Tensor, s: Tensor, v: Tensor | None, rate: float = 1.0, graph: bool = False
+    ) -> Tensor:
+        with torch.set_grad_enabled(graph), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+            state = x if v is None else forward_ad.make_dual(x, v)
+            out = f(state, forward_ad.make_dual(s, torch.full_like(s, rate)) if rate else s)
             tangent = forward_ad.unpack_dual(out).tangent
-        return torch.zeros_like(x) if tangent is None else tangent.detach()
+        return torch.zeros_like(x) if tangent is None else tangent
 
 
 class DoubleBackward(Derivative):
@@ -73,9 +80,13 @@ class DoubleBackward(Derivative):
 
     name = "double_backward"
 
-    def __call__(self, f: Function, x: Tensor, s: Tensor, v: Tensor) -> Tensor:
+    def __call__(
+        self, f: Function, x: Tensor, s: Tensor, v: Tensor | None, rate: float = 1.0, graph: bool = False
+    ) -> Tensor:
+        tangents = (torch.zeros_like(x) if v is None else v, torch.full_like(s, rate))
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            return torch.autograd.functional.jvp(f, (x.detach(), s.detach()), (v, torch.ones_like(s)))[1].detach()
+            slope = torch.autograd.functional.jvp(f, (x.detach(), s.detach()), tangents, create_graph=graph)[1]
+        return slope if graph else slope.detach()
 
 
 class CentralDifference(Derivative):
@@ -90,12 +101,14 @@ class CentralDifference(Derivative):
     def __init__(self, step: float = 1e-3) -> None:
         self.step = step
 
-    @torch.no_grad()
-    def __call__(self, f: Function, x: Tensor, s: Tensor, v: Tensor) -> Tensor:
-        h = (s / 2).clamp_max(self.step)
+    def __call__(
+        self, f: Function, x: Tensor, s: Tensor, v: Tensor | None, rate: float = 1.0, graph: bool = False
+    ) -> Tensor:
+        h = torch.where(s > 0, (s / 2).clamp_max(self.step), self.step)
         move = expand_right(h, x).to(x.dtype)
-        with full_products():
-            return (f(x + move * v, s + h) - f(x - move * v, s - h)) / (2 * move)
+        shift = 0.0 if v is None else move * v
+        with torch.set_grad_enabled(graph), full_products():
+            return (f(x + shift, s + rate * h) - f(x - shift, s - rate * h)) / (2 * move)
 
 
 @contextlib.contextmanager

@@ -285,6 +285,10 @@ class ExactMap(SolutionMap):
     path: Path
     learned: frozenset[str] = frozenset({"diagonal", "edge", "triangle"})
 
+    @property
+    def sigma_data(self) -> float:  # type: ignore[override]
+        return self.distribution.sigma_data
+
     def jump(self, x: Tensor, s: Tensor, t: Tensor, cond: Conditions = Conditions()) -> Tensor:
         return torch.where(expand_right(torch.eq(s, t), x), x, self.distribution.jump(x, self.path, s, t).to(x.dtype))
 
@@ -328,16 +332,11 @@ class ExactNetwork(nn.Module):
         s, t = (path.time_of(sigma_data * torch.tan(n)) for n in torch.broadcast_tensors(n_s, n_t))
         state = expand_right(torch.hypot(path.alpha(s) * sigma_data, path.sigma(s)), x) * x
         jump = self.scaling.jump(path, sigma_data, s, t)
-        f = _output(Affine(jump.a, torch.where(same, 1.0, jump.b)), state, self.exact.jump(state, s, t, cond))
+        f = Affine(jump.a, torch.where(same, 1.0, jump.b)).solve(state, self.exact.jump(state, s, t, cond))
         if not same.any():
             return f
-        tangent = _output(self.scaling.tangent(path, sigma_data, s), state, self.exact.velocity(state, s, cond))
+        tangent = self.scaling.tangent(path, sigma_data, s).solve(state, self.exact.velocity(state, s, cond))
         return torch.where(expand_right(same, x), tangent, f)
-
-
-def _output(affine: Affine, x: Tensor, result: Tensor) -> Tensor:
-    """Returns the F, with the shape of `x`, for which `affine(x, F)` is the result."""
-    return (result - expand_right(affine.a, x) * x) / expand_right(affine.b, x)
 
 
 def _choose(u: Tensor, weights: Tensor) -> Tensor:

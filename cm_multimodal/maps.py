@@ -45,6 +45,11 @@ class Affine:
         a, b = expand_right(self.a, x).to(x.dtype), expand_right(self.b, x).to(x.dtype)
         return a * x + b * f
 
+    def solve(self, x: Tensor, result: Tensor) -> Tensor:
+        """Returns the F, with the shape of `x`, that gives the result."""
+        a, b = expand_right(self.a, x).to(x.dtype), expand_right(self.b, x).to(x.dtype)
+        return (result - a * x) / b
+
 
 class Scaling(ABC):
     """How a network's output becomes a jump: skip and out coefficients, in float64."""
@@ -56,6 +61,14 @@ class Scaling(ABC):
     @abstractmethod
     def tangent(self, path: Path, sigma_data: float, s: Tensor) -> Affine:
         """Returns the derivatives of A and B by t at t = s: the coefficients of the velocity."""
+
+    def mean_velocity(self, path: Path, sigma_data: float, s: Tensor, t: Tensor) -> Affine:
+        """Returns the coefficients of the mean velocity, on the diagonal and off it."""
+        s, t = torch.broadcast_tensors(s, t)
+        same = s == t
+        tangent, jump = self.tangent(path, sigma_data, s), self.jump(path, sigma_data, s, t)
+        gap = torch.where(same, 1.0, s - t)
+        return Affine(torch.where(same, tangent.a, (1.0 - jump.a) / gap), torch.where(same, tangent.b, -jump.b / gap))
 
 
 class Euler(Scaling):
@@ -145,10 +158,12 @@ class SolutionMap(ABC):
 
     Arguments:
         path: The path that the map's times and states live on.
+        sigma_data: The data's standard deviation.
         learned: Which parts were learned: any of 'diagonal', 'edge' and 'triangle'.
     """
 
     path: Path
+    sigma_data: float
     learned: frozenset[str]
 
     @abstractmethod
@@ -166,6 +181,19 @@ class SolutionMap(ABC):
     def denoise(self, x: Tensor, s: Tensor, cond: Conditions) -> Tensor:
         """Returns the expected clean state, with shape (B, *)."""
         return self.path.denoised(x, self.velocity(x, s, cond), s)
+
+    def endpoint(self, x: Tensor, s: Tensor, t: Tensor, cond: Conditions) -> Tensor:
+        r"""Returns the clean state, with shape (B, *), towards which a straight DDIM step would make the same jump.
+
+        It is the D of \(\Psi = (\sigma_t / \sigma_s) x + (\alpha_t - \alpha_s \sigma_t / \sigma_s) D\); where t = s, the
+        denoised state; where t = 0, the end of the jump.
+        """
+        ddim = Endpoint().mean_velocity(self.path, self.sigma_data, s, t)
+        return ddim.solve(x, self.mean_velocity(x, s, t, cond))
+
+    def clock(self, t: Tensor) -> Tensor:
+        r"""Returns what a network is told of a time: \(\arctan(\rho_t / \sigma_{data})\), between 0 and pi/2."""
+        return torch.atan2(self.path.sigma(t), self.path.alpha(t) * self.sigma_data)
 
     def precise(self) -> "SolutionMap":
         """Returns the same map with its network in float32 or better, as derivatives need it."""
@@ -217,13 +245,13 @@ class FlowMap(nn.Module, SolutionMap):
 
     def mean_velocity(self, x: Tensor, s: Tensor, t: Tensor, cond: Conditions) -> Tensor:
         s, t = torch.broadcast_tensors(s, t)
-        same = s == t
-        tangent = self.scaling.tangent(self.path, self.sigma_data, s)
-        jump = self.scaling.jump(self.path, self.sigma_data, s, t)
-        gap = torch.where(same, 1.0, s - t)
-        a = torch.where(same, tangent.a, (1.0 - jump.a) / gap)
-        b = torch.where(same, tangent.b, -jump.b / gap)
-        return Affine(a, b)(x, self.network(x, s, t, cond))
+        return self.scaling.mean_velocity(self.path, self.sigma_data, s, t)(x, self.network(x, s, t, cond))
+
+    def endpoint(self, x: Tensor, s: Tensor, t: Tensor, cond: Conditions) -> Tensor:
+        if isinstance(self.scaling, Endpoint):
+            s, t = torch.broadcast_tensors(s, t)
+            return self.network(x, s, t, cond)
+        return super().endpoint(x, s, t, cond)
 
     def network(self, x: Tensor, s: Tensor, t: Tensor, cond: Conditions) -> Tensor:
         """Returns the raw output F, with shape (B, *), in the state's type."""
@@ -234,10 +262,6 @@ class FlowMap(nn.Module, SolutionMap):
 
     def precise(self) -> "FlowMap":
         return FlowMap(self.net, self.path, self.scaling, self.sigma_data, self.learned)
-
-    def clock(self, t: Tensor) -> Tensor:
-        r"""Returns what the network is told of a time: \(\arctan(\rho_t / \sigma_{data})\), between 0 and pi/2."""
-        return torch.atan2(self.path.sigma(t), self.path.alpha(t) * self.sigma_data)
 
     def _inside(self, s: Tensor) -> Tensor:
         return self.path.time_of(torch.ones_like(s))
@@ -255,9 +279,11 @@ class TransportedMap(SolutionMap):
     inner: SolutionMap
     path: Path
     learned: frozenset[str] = field(init=False)
+    sigma_data: float = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "learned", self.inner.learned)
+        object.__setattr__(self, "sigma_data", self.inner.sigma_data)
 
     def jump(self, x: Tensor, s: Tensor, t: Tensor, cond: Conditions) -> Tensor:
         x_in, s_in = self.path.transport(x, s, self.inner.path)
@@ -277,3 +303,6 @@ class TransportedMap(SolutionMap):
 
     def denoise(self, x: Tensor, s: Tensor, cond: Conditions) -> Tensor:
         return self.inner.denoise(*self.path.transport(x, s, self.inner.path), cond)
+
+    def precise(self) -> "TransportedMap":
+        return TransportedMap(self.inner.precise(), self.path)

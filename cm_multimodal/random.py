@@ -15,6 +15,7 @@ References:
 
 __all__ = ["Draws", "bits", "dropout_mask", "noise", "permutation", "uniform"]
 
+import dataclasses
 import hashlib
 import math
 import torch
@@ -98,22 +99,28 @@ class Draws:
     Arguments:
         seed: The seed of the run.
         ids: The global sample ids, with shape (B,).
+        use: What all streams are for, in front of their names.
     """
 
     seed: int
     ids: Tensor
+    use: str = ""
+
+    def named(self, use: str) -> "Draws":
+        """Returns other numbers of the same samples, for a second use of the same streams."""
+        return dataclasses.replace(self, use=f"{self.use}{use}/")
 
     def noise(self, stream: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """Returns standard normal numbers, with shape (B, *shape)."""
-        return noise(self.seed, stream, self.ids, shape, dtype)
+        return noise(self.seed, self.use + stream, self.ids, shape, dtype)
 
     def uniform(self, stream: str, shape: tuple[int, ...] = ()) -> Tensor:
         """Returns uniform numbers in (0, 1), with shape (B, *shape), in float64."""
-        return uniform(self.seed, stream, self.ids, shape)
+        return uniform(self.seed, self.use + stream, self.ids, shape)
 
     def dropout_mask(self, stream: str, shape: tuple[int, ...], rate: float) -> Tensor:
         """Returns a scaled dropout mask, with shape (B, *shape)."""
-        return dropout_mask(self.seed, stream, self.ids, shape, rate)
+        return dropout_mask(self.seed, self.use + stream, self.ids, shape, rate)
 
     def share(self, fraction: float) -> Tensor:
         """Marks an even share of the samples, with shape (B,): `fraction * n` of any n ids in a row, give or take one."""
@@ -122,8 +129,8 @@ class Draws:
 
     def take(self, rows: Tensor | slice) -> "Draws":
         """Returns the draws of some of the rows; their numbers stay what they were."""
-        return Draws(self.seed, self.ids[rows])
+        return dataclasses.replace(self, ids=self.ids[rows])
 
     def to(self, device: torch.device) -> "Draws":
         """Returns the draws of the same samples on a device."""
-        return Draws(self.seed, self.ids.to(device))
+        return dataclasses.replace(self, ids=self.ids.to(device))

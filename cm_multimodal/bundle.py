@@ -26,6 +26,7 @@ from .errors import DataError, UsageError, UserError
 from .files import open_regular, read_text, write_tensors, write_text
 from .maps import FlowMap, Precision
 from .modality import Modality, TensorSpec, find_modality
+from .values import fits
 
 CARD, WEIGHTS = "bundle.json", "weights.safetensors"
 FORMAT = 1
@@ -55,6 +56,7 @@ class Card:
         objective: The name of its objective.
         chunk: The number of samples that generation computes at a time.
         samples_seen: The training samples seen.
+        drop_label: How often a class was replaced by "none" in training.
     """
 
     modality: str
@@ -67,6 +69,7 @@ class Card:
     objective: str
     chunk: int = 64
     samples_seen: int = 0
+    drop_label: float = 0.0
 
     def to_json(self) -> str:
         """Returns the text of `bundle.json`."""
@@ -194,6 +197,7 @@ def _check(card: Card) -> None:
         "its objective": isinstance(card.objective, str) and len(card.objective) <= 100,
         "its mask": isinstance(card.spec.masked, bool),
         "its number of samples seen": type(card.samples_seen) is int and card.samples_seen >= 0,
+        "its share of dropped classes": fits(card.drop_label, float) and 0 <= card.drop_label <= 1,
         "its path": card.path in PARTS["path"],
         "its scaling": card.scaling in PARTS["scaling"],
         "what it learned": set(card.learned) <= LEARNED,

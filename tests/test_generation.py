@@ -1,5 +1,6 @@
 r"""Samples are a function of (weights, plan, sample id) alone."""
 
+import dataclasses
 import pytest
 import torch
 
@@ -16,7 +17,18 @@ SPEC = TensorSpec((1, 8, 8), 0.75, ("cat", "dog", "owl"))
 
 def bundle(*learned: str, classes: tuple[str, ...] = SPEC.classes) -> Bundle:
     spec = TensorSpec(SPEC.shape, SPEC.sigma_data, classes)
-    card = Card("image", spec, {"size": "xs", "channels": 8, "blocks": 1}, "linear", "euler", True, learned, "test", 8)
+    card = Card(
+        "image",
+        spec,
+        {"size": "xs", "channels": 8, "blocks": 1},
+        "linear",
+        "euler",
+        True,
+        learned,
+        "test",
+        8,
+        drop_label=0.1,
+    )
     torch.manual_seed(0)
     flow_map = perturbed(empty_map(card, ImageModality(spec))).float()
     return Bundle(card, flow_map.eval().requires_grad_(False), ImageModality(spec))
@@ -59,9 +71,25 @@ def test_any_path_gives_the_same_samples(path: str) -> None:
 
 
 def test_calls_are_counted() -> None:
-    """A jump costs one call, and so does a step of Euler's method."""
-    assert make_plan(WHOLE, steps=4).calls == 4
-    assert make_plan(WHOLE, steps=7, solver="euler").calls == 7
+    """A jump costs one call, a step of Euler's method too, one of Heun's two but for the last, a guided one twice that."""
+
+    def calls(**how: object) -> int:
+        return collect(WHOLE, make_plan(WHOLE, n=2, **how)).calls
+
+    assert [calls(steps=4), calls(steps=7, solver="euler"), calls(steps=5, solver="heun")] == [4, 7, 9]
+    assert [calls(steps=4, guidance=2.0), calls(steps=4, guidance=2.0, interval=[0.5, 2.0])] == [8, 5]
+    assert calls(steps=3, solver="heun", guidance=1.5) == 10
+
+
+def test_guidance_moves_towards_the_class() -> None:
+    """The scale 0 is the map without a class, 1 the map with it, and others lie on the line through both."""
+    raw = {w: collect(WHOLE, make_plan(WHOLE, n=8, guidance=w)).raw.float() for w in (0.0, 0.5, 1.0)}
+    plain = collect(WHOLE, make_plan(WHOLE, n=8)).raw.float()
+    assert torch.equal(raw[1.0], plain)
+    assert (raw[0.0] - raw[1.0]).abs().max() > 2
+    inside = torch.stack([(value > 0) & (value < 255) for value in raw.values()]).all(dim=0)
+    assert inside.float().mean() > 0.2
+    assert (raw[0.5] - (raw[0.0] + raw[1.0]) / 2)[inside].abs().max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -74,6 +102,8 @@ def test_calls_are_counted() -> None:
         ({"grid": "karas"}, "did you mean 'karras'"), ({"path": "liner"}, "did you mean 'linear'"),
         ({"gamma": float("nan")}, "gamma=nan"), ({"gamma": 2}, "gamma=2"),
         ({"sampler": "chain", "solver": "euler"}, "give one of them"),
+        ({"guidance": -1.0}, "guidance=-1.0 is not possible"), ({"guidance": "x"}, "guidance=x is not possible"),
+        ({"guidance": 2.0, "interval": [3.0, 1.0]}, "interval="), ({"interval": 5}, "interval=5 is not possible"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked_gets_a_sentence(settings: dict[str, object], says: str) -> None:
@@ -91,7 +121,7 @@ def test_a_map_is_asked_only_for_what_it_learned() -> None:
         make_plan(edge, sampler="chain", steps=2)
     with pytest.raises(UsageError, match=r"needs the edge.*use solver=euler"):
         make_plan(diagonal, sampler="chain")
-    assert make_plan(edge, sampler="chain", steps=1).calls == 1
+    assert collect(edge, make_plan(edge, n=2, sampler="chain", steps=1)).calls == 1
     assert collect(edge, make_plan(edge, n=2, steps=3)).raw.shape == (2, 1, 8, 8)
     assert collect(diagonal, make_plan(diagonal, n=2, steps=3)).raw.shape == (2, 1, 8, 8)
 
@@ -101,3 +131,11 @@ def test_a_class_of_a_model_without_classes_is_refused() -> None:
     nameless = bundle("edge", classes=())
     with pytest.raises(UsageError, match="without classes"):
         make_plan(nameless, label="cat")
+
+
+def test_guidance_needs_dropped_classes() -> None:
+    """A model that never saw a sample without its class is not guided by one."""
+    certain = dataclasses.replace(WHOLE, card=dataclasses.replace(WHOLE.card, drop_label=0.0))
+    with pytest.raises(UsageError, match=r"trained without train\.drop_label="):
+        make_plan(certain, guidance=2.0)
+    assert collect(certain, make_plan(certain, n=2, guidance=1.0)).calls == 1

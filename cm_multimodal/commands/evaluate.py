@@ -31,7 +31,8 @@ def run(config: Mapping[str, Any]) -> None:
     ground = reference(model.bundle, data, settings)
     protocol = Protocol.of(model.bundle, ground, data, str(model.device))
     rows = [real_row(model, ground)]
-    for row in evaluate(model, ground, whole_numbers("steps", config), whole_numbers("diagonal", config)):
+    how = {key: config[key] for key in ("guidance", "interval")}
+    for row in evaluate(model, ground, whole_numbers("steps", config), whole_numbers("diagonal", config), **how):
         rows.append(row)
         print(f"{row.method}, {row.steps} steps, seed {row.seed}: {row.sentence()}", flush=True)
     out = Path(config["out"]).expanduser() if config["out"] else folder / "evaluation"

@@ -15,8 +15,8 @@ from ..model import Model
 from .source import folder_of, load
 
 FORMATS = ("files", "npz")
-USUAL = {"label": None, "gamma": 0.5, "grid": "straight", "path": None}
-HOW = ("sampler", "solver", "gamma", "grid", "path")
+USUAL = {"label": None, "gamma": 0.5, "guidance": 1.0, "interval": None, "grid": "straight", "path": None}
+HOW = ("sampler", "solver", "gamma", "guidance", "interval", "grid", "path")
 
 
 def run(config: Mapping[str, Any]) -> None:

@@ -79,7 +79,9 @@ def reference(bundle: Bundle, data: Mapping[str, Any], settings: Mapping[str, An
     return Reference(splits, bundle.modality.features(splits.test.raw, config), settings, n, config)
 
 
-def evaluate(model: Model, ground: Reference, steps: Sequence[int], diagonal: Sequence[int] = ()) -> Iterator[Row]:
+def evaluate(
+    model: Model, ground: Reference, steps: Sequence[int], diagonal: Sequence[int] = (), **how: Any
+) -> Iterator[Row]:
     """Yields a row for every method, number of steps and seed.
 
     Arguments:
@@ -87,15 +89,16 @@ def evaluate(model: Model, ground: Reference, steps: Sequence[int], diagonal: Se
         ground: What to compare with.
         steps: Numbers of steps of the map (of the Euler solver, where only the diagonal was learned).
         diagonal: Numbers of steps of the Euler solver along the diagonal.
+        how: `guidance` and `interval`, as in `cmm sample`.
     """
     for solver, counts in ((None, steps), ("euler", diagonal)):
         for count in counts:
-            plan = make_plan(model.bundle, ground.n, count, solver=solver)
+            make_plan(model.bundle, ground.n, count, solver=solver, **how)  # says at once what cannot be
             method = "map" if solver is None and set(model.bundle.card.learned) & {"edge", "triangle"} else "diagonal"
             for seed in ground.settings.get("seeds", (0,)):
-                samples = model.sample(ground.n, count, seed, solver=solver)
+                samples = model.sample(ground.n, count, seed, solver=solver, **how)
                 generated = Dataset(samples.raw, samples.label if model.bundle.card.spec.classes else None)
-                yield _row(model.bundle, ground, generated, method, count, plan.calls, seed)
+                yield _row(model.bundle, ground, generated, method, count, samples.calls, seed)
 
 
 def real_row(model: Model, ground: Reference) -> Row:

@@ -6,16 +6,18 @@ are computed in whole, aligned chunks of a fixed size kept in the bundle: the sa
 
 __all__ = ["Plan", "Samples", "collect", "make_plan", "sample"]
 
+import contextlib
 import torch
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import signals
 from ..batch import Conditions
 from ..bundle import Bundle
 from ..errors import UsageError, nearest
+from ..guidance import Guidance, GuidedMap
 from ..maps import SolutionMap, TransportedMap
 from ..paths import PATHS, build_path
 from ..random import Draws
@@ -38,6 +40,7 @@ class Plan:
         seed: The seed of noise.
         label: The index of the class of all samples; sample ids count through the classes unless given.
         method: How the map is used.
+        guidance: How strongly the class is guided, and where.
         grid: The name of the grid of noise ratios.
         path: The name of the path to walk on; the map's own unless given.
     """
@@ -47,13 +50,9 @@ class Plan:
     seed: int
     label: int | None
     method: Sampler | Solver
+    guidance: Guidance = Guidance()
     grid: str = "straight"
     path: str | None = None
-
-    @property
-    def calls(self) -> int:
-        """The number of network evaluations a sample costs."""
-        return self.steps * (self.method.calls_per_step if isinstance(self.method, Solver) else 1)
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Samples:
         raw: The samples in the modality's raw form, with shape (N, *).
         label: Their classes, with shape (N,), or -1 without classes.
         sample_id: Their numbers, with shape (N,).
-        calls: The network evaluations each cost.
+        calls: The network evaluations each cost, as they were counted.
     """
 
     raw: Tensor
@@ -82,6 +81,8 @@ def make_plan(
     sampler: str | None = None,
     solver: str | None = None,
     gamma: float = 0.5,
+    guidance: float = 1.0,
+    interval: Sequence[float] | None = None,
     grid: str = "straight",
     path: str | None = None,
 ) -> Plan:
@@ -102,28 +103,42 @@ def make_plan(
     if not (fits(gamma, float) and 0 <= gamma <= 1):
         raise UsageError(f"gamma={gamma} is not possible; gamma lies between 0 (no fresh noise) and 1.")
     method = _method(bundle, steps, sampler, solver, gamma)
-    return Plan(n, steps, seed, _label(bundle, label), method, grid, path)
+    return Plan(n, steps, seed, _label(bundle, label), method, _guidance(bundle, guidance, interval), grid, path)
 
 
 def sample(bundle: Bundle, plan: Plan, device: torch.device | str = "cpu") -> Iterator[Samples]:
     """Yields the samples of a plan, a chunk at a time, in the order of their ids; a signal to stop is heard between them."""
     flow_map: SolutionMap = bundle.flow_map.to(device)
+    if plan.guidance.scale != 1:
+        flow_map = GuidedMap(flow_map, plan.guidance)
     if plan.path is not None:
         flow_map = TransportedMap(flow_map, build_path(plan.path, bundle.card.spec.sigma_data))
     chunk = bundle.card.chunk
     for start in range(0, plan.n, chunk):
         signals.check()
         ids = torch.arange(start, start + chunk, device=device)
-        raw, label = _chunk(bundle, flow_map, plan, ids)
+        with _counted(bundle.flow_map.net) as calls:
+            raw, label = _chunk(bundle, flow_map, plan, ids)
         keep = slice(0, min(chunk, plan.n - start))
-        yield Samples(raw[keep].cpu(), label[keep].cpu(), ids[keep].cpu(), plan.calls)
+        yield Samples(raw[keep].cpu(), label[keep].cpu(), ids[keep].cpu(), len(calls))
 
 
 def collect(bundle: Bundle, plan: Plan, device: torch.device | str = "cpu") -> Samples:
     """Returns all samples of a plan at once."""
     parts = list(sample(bundle, plan, device))
     raw, label, ids = (torch.cat([getattr(part, name) for part in parts]) for name in ("raw", "label", "sample_id"))
-    return Samples(raw, label, ids, plan.calls)
+    return Samples(raw, label, ids, parts[0].calls)
+
+
+@contextlib.contextmanager
+def _counted(net: nn.Module) -> Iterator[list[None]]:
+    """Yields a list that grows by one entry with every call of a network."""
+    calls: list[None] = []
+    handle = net.register_forward_hook(lambda *_: calls.append(None))
+    try:
+        yield calls
+    finally:
+        handle.remove()
 
 
 @torch.no_grad()
@@ -159,6 +174,23 @@ def _method(bundle: Bundle, steps: int, sampler: str | None, solver: str | None,
             f"({bundle.card.objective}) learned the {_and(learned)} only; {_advice(learned)}"
         )
     return method
+
+
+def _guidance(bundle: Bundle, scale: float, interval: Sequence[float] | None) -> Guidance:
+    if interval is not None and not (_two(interval) and 0 <= interval[0] < interval[1]):
+        raise UsageError(
+            f"interval={interval} is not possible; give two noise ratios, the lower first: 'interval=[0.2,5]'."
+        )
+    if not (fits(scale, float) and scale >= 0):
+        raise UsageError(f"guidance={scale} is not possible; it is a number from 0, and 1 is no guidance.")
+    if scale != 1 and not bundle.card.drop_label:
+        reason = "was trained without train.drop_label=" if bundle.card.spec.classes else "has no classes"
+        raise UsageError(f"guidance={scale} needs a model that also knows samples of no class, but this one {reason}.")
+    return Guidance(scale, *(interval or ()))
+
+
+def _two(interval: Sequence[float]) -> bool:
+    return isinstance(interval, list | tuple) and fits(tuple(interval), tuple[float, float])
 
 
 def _usual(learned: frozenset[str]) -> tuple[str | None, str | None]:

@@ -10,13 +10,7 @@ from ..maps import SolutionMap
 
 
 class Solver(ABC):
-    """Follows the flow down a grid of times.
-
-    Attributes:
-        calls_per_step: Network evaluations per step.
-    """
-
-    calls_per_step: int
+    """Follows the flow down a grid of times."""
 
     def needs(self, steps: int) -> frozenset[str]:
         """Returns which parts of the map must have been learned."""
@@ -24,11 +18,12 @@ class Solver(ABC):
 
     @abstractmethod
     def __call__(self, flow_map: SolutionMap, x: Tensor, times: Tensor, cond: Conditions) -> Tensor:
-        """Returns clean samples, with shape (B, *).
+        """Returns the states at the last time, with shape (B, *).
 
         Arguments:
             flow_map: The map; only its diagonal is asked.
             x: States at the first time, with shape (B, *).
-            times: The decreasing grid on the map's path, with shape (steps + 1,), ending in 0.
+            times: The decreasing grid on the map's path, with shape (steps + 1,), or (steps + 1, B) for one grid a sample.
+                To clean samples it ends in 0.
             cond: The conditions.
         """

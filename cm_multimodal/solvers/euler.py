@@ -14,8 +14,6 @@ from .base import Solver
 class Euler(Solver):
     """One call a step, on the clock of the map's own path."""
 
-    calls_per_step = 1
-
     def __call__(self, flow_map: SolutionMap, x: Tensor, times: Tensor, cond: Conditions) -> Tensor:
         for s, t in pairwise(times):
             step = expand_right((t - s).expand(len(x)), x).to(x.dtype)

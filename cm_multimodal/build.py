@@ -12,24 +12,37 @@ from collections.abc import Mapping
 from torch import nn
 from typing import Any
 
-from . import derivatives, ema, losses, maps, times
+from . import curricula, derivatives, ema, guidance, losses, maps, times
 from .errors import UsageError, nearest
-from .objectives import OBJECTIVES, Objective, sources
+from .objectives import OBJECTIVES, Objective, sources, targets
 from .paths import PATHS, build_path
+from .solvers import SOLVERS
 from .values import check_values
 
 MEASURES = {
-    "log_normal": times.LogNormal, "logit_normal": times.LogitNormal, "uniform": times.Uniform, "grid": times.Grid,
-    "triangle": times.Triangle,
+    "log_normal": times.LogNormal, "log_student": times.LogStudent, "logit_normal": times.LogitNormal,
+    "uniform": times.Uniform, "grid": times.Grid, "triangle": times.Triangle, "dyadic": times.Dyadic, "gaps": times.Gaps,
+}  # fmt: skip
+SOURCES = {
+    "conditional": sources.Conditional, "model_diagonal": sources.ModelDiagonal, "teacher": sources.Teacher,
+    "guided": guidance.Guided,
+}  # fmt: skip
+CURRICULA = {
+    "easy": curricula.EasyCurriculum, "square_root": curricula.SquareRoot, "doubling": curricula.Doubling,
 }  # fmt: skip
 PARTS: dict[str, dict[str, Any]] = {
     "times": MEASURES,
     "measure": MEASURES,
+    "diagonal": MEASURES,
     "metric": {"l2": losses.L2, "pseudo_huber": losses.PseudoHuber, "cross_entropy": losses.CrossEntropy},
-    "weight": {"adaptive": losses.AdaptiveWeight},
-    "curriculum": {"easy": times.EasyCurriculum},
+    "weight": {"adaptive": losses.AdaptiveWeight, "learned": losses.LearnedLogVariance},
+    "curriculum": CURRICULA,
+    "target": {"online": targets.Online, "averaged": targets.Averaged},
+    "solver": SOLVERS,
     "derivative": derivatives.DERIVATIVES,
-    "source": {"conditional": sources.Conditional, "model_diagonal": sources.ModelDiagonal},
+    "source": SOURCES,
+    "direction": SOURCES,
+    "velocity": SOURCES,
     "ema": ema.DECAYS,
     "path": PATHS,
     "scaling": maps.SCALINGS,

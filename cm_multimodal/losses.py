@@ -9,7 +9,8 @@ References:
 """
 
 __all__ = [
-    "L2", "AdaptiveWeight", "CrossEntropy", "LearnedLogVariance", "Loss", "Metric", "PseudoHuber", "normalise_tangent",
+    "L2", "AdaptiveWeight", "CrossEntropy", "LearnedLogVariance", "Loss", "Metric", "PseudoHuber", "Weight",
+    "edm_weight", "normalise_tangent",
 ]  # fmt: skip
 
 import torch
@@ -97,7 +98,15 @@ class CrossEntropy(Metric):
         return masked_mean(-(target * prediction.clamp_min(self.floor).log()).sum(dim=-1), mask)
 
 
-class AdaptiveWeight:
+class Weight(ABC):
+    """Rescales the distances of a batch."""
+
+    @abstractmethod
+    def __call__(self, loss: Tensor, *clocks: Tensor) -> Tensor:
+        """Returns the weighted losses, with shape (B,), of losses and what the network is told of their times."""
+
+
+class AdaptiveWeight(Weight):
     r"""Multiplies each sample's loss L by \(1 / (L + c)^p\) without gradient: large residuals pull less.
 
     Arguments:
@@ -108,30 +117,38 @@ class AdaptiveWeight:
     def __init__(self, power: float = 0.0, constant: float = 1e-3) -> None:
         self.power, self.constant = power, constant
 
-    def __call__(self, loss: Tensor) -> Tensor:
+    def __call__(self, loss: Tensor, *clocks: Tensor) -> Tensor:
         return loss * (loss.detach() + self.constant) ** -self.power if self.power else loss
 
 
-class LearnedLogVariance(nn.Module):
-    r"""Multi-task weighting by a learned uncertainty of each noise level: \(L / e^{w(n)} + w(n)\).
+class LearnedLogVariance(nn.Module, Weight):
+    r"""Multi-task weighting by a learned uncertainty of each noise level: \(L / e^{w(n)} + w(n)\), n in [0, pi/2].
 
     Arguments:
-        features: The number of random Fourier features of the time n in [0, pi/2].
+        features: The number of frequencies at which the uncertainty may depend on a time.
+        times: The number of times that it depends on.
     """
 
-    def __init__(self, features: int = 32) -> None:
+    def __init__(self, features: int = 32, times: int = 1) -> None:
         super().__init__()
         self.frequencies: Tensor
         self.register_buffer("frequencies", torch.arange(1, features + 1, dtype=torch.float32))
-        self.linear = nn.Linear(2 * features, 1)
+        self.times, self.linear = times, nn.Linear(2 * features * times, 1)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, loss: Tensor, clock: Tensor) -> Tensor:
-        """Returns the weighted loss, with shape (B,), of losses and times n, both with shape (B,)."""
-        angle = clock.float()[:, None] * self.frequencies
+    def forward(self, loss: Tensor, *clocks: Tensor) -> Tensor:
+        """Returns the weighted loss, with shape (B,), of losses and times n, all with shape (B,)."""
+        angle = torch.cat(
+            [clock.to(self.frequencies)[:, None] * self.frequencies for clock in clocks[: self.times]], dim=1
+        )
         log_variance = self.linear(torch.cat([angle.sin(), angle.cos()], dim=1))[:, 0]
         return loss * torch.exp(-log_variance) + log_variance
+
+
+def edm_weight(ratio: Tensor, sigma_data: float) -> Tensor:
+    r"""Returns \((\rho^2 + \sigma_{data}^2) / (\rho \sigma_{data})^2\): an error of the denoised state in units of F's."""
+    return (ratio**2 + sigma_data**2) / (ratio * sigma_data) ** 2
 
 
 def normalise_tangent(tangent: Tensor, constant: float = 0.1) -> Tensor:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .bundle import CARD, Bundle, read_bundle
-from .errors import UsageError
+from .bundle import Bundle
 from .generation.sampling import Samples, collect, make_plan
 from .machine import choose_device
-from .training import run as runs
+from .training.saved import load
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,7 @@ class Model:
             UsageError: There is neither in the folder.
             DataError: What is there is damaged.
         """
-        folder = Path(folder).expanduser()
-        if not folder.is_dir():
-            others = ", ".join(sorted(str(p.parent) for p in folder.parent.glob("*/config.yaml"))) or "none"
-            raise UsageError(f"There is no folder '{folder}'. Runs beside it: {others}.")
-        bundle = read_bundle(folder) if (folder / CARD).exists() else runs.load(folder)
-        return cls(bundle, choose_device(device))
+        return cls(load(Path(folder).expanduser()), choose_device(device))
 
     def sample(self, n: int = 64, steps: int = 1, seed: int = 0, label: int | str | None = None, **how: Any) -> Samples:
         """Draws samples; the same numbers give the same samples.
@@ -50,6 +44,6 @@ class Model:
             steps: The number of jumps.
             seed: The seed of noise.
             label: A class; sample ids count through the classes unless given.
-            how: `sampler`, `solver`, `gamma`, `grid` or `path`, as in `cmm sample`.
+            how: `sampler`, `solver`, `gamma`, `guidance`, `interval`, `grid` or `path`, as in `cmm sample`.
         """
         return collect(self.bundle, make_plan(self.bundle, n, steps, seed, label, **how), self.device)

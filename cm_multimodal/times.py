@@ -6,19 +6,24 @@ log-normal noise ratio.
 
 References:
     | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
-    | Consistency Models Made Easy (Geng et al., 2024)
+    | One Step Diffusion via Shortcut Models (Frans et al., 2024)
+    | Truncated Consistency Models (Lee et al., 2024)
     | Mean Flows for One-step Generative Modeling (Geng et al., 2025)
+    | Terminal Velocity Matching (Zhou et al., 2025)
 """
 
 __all__ = [
-    "GRIDS", "EasyCurriculum", "Grid", "LogNormal", "LogitNormal", "TimeMeasure", "TimePair", "Triangle", "Uniform",
-    "karras_ratios", "straight_ratios",
+    "GRIDS", "Dyadic", "Gaps", "Grid", "LogNormal", "LogStudent", "LogitNormal", "PairMeasure", "TimeMeasure", "TimePair",
+    "Triangle", "Uniform", "between", "karras_ratios", "straight_clock", "straight_ratios",
 ]  # fmt: skip
 
+import dataclasses
+import math
 import torch
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
 from .paths import Path
@@ -46,6 +51,30 @@ class LogNormal(TimeMeasure):
     def times(self, u: Tensor, path: Path) -> Tensor:
         ratio = torch.exp(self.mean + self.std * torch.special.ndtri(u))
         return path.time_of(ratio.clamp(RATIO_MIN, RATIO_MAX))
+
+
+@dataclass(frozen=True)
+class LogStudent(TimeMeasure):
+    """log(noise ratio) has Student's t-distribution, of heavy tails, cut off below a ratio and above the common end.
+
+    Arguments:
+        mean: Its centre.
+        scale: Its scale.
+        freedom: The degrees of freedom; fewer make heavier tails.
+        low: The smallest ratio.
+    """
+
+    mean: float = 0.0
+    scale: float = 1.0
+    freedom: float = 4.0
+    low: float = RATIO_MIN
+
+    def times(self, u: Tensor, path: Path) -> Tensor:
+        low, high = ((math.log(end) - self.mean) / self.scale for end in (self.low, RATIO_MAX))
+        share = stdtr(self.freedom, low), stdtr(self.freedom, high)
+        z = stdtrit(self.freedom, (share[0] + u * (share[1] - share[0])).cpu().numpy())
+        ratio = torch.exp(self.mean + self.scale * torch.as_tensor(z, device=u.device))
+        return path.time_of(ratio.clamp(self.low, RATIO_MAX))
 
 
 @dataclass(frozen=True)
@@ -97,9 +126,25 @@ class TimePair:
     s: Tensor
     t: Tensor
 
+    def take(self, rows: Tensor) -> "TimePair":
+        """Returns some of the rows."""
+        return TimePair(self.s[rows], self.t[rows])
+
+
+class PairMeasure(ABC):
+    """A distribution of pairs of times."""
+
+    @abstractmethod
+    def learned(self) -> frozenset[str]:
+        """Returns the parts of the triangle that are drawn from."""
+
+    @abstractmethod
+    def pairs(self, draws: Draws, path: Path) -> TimePair:
+        """Draws a pair for every sample."""
+
 
 @dataclass(frozen=True)
-class Triangle:
+class Triangle(PairMeasure):
     """Pairs over the triangle 0 <= t <= s: a share off the diagonal, a part of which aims at clean data.
 
     Arguments:
@@ -117,46 +162,104 @@ class Triangle:
             raise ValueError("off_diagonal and edge are shares between 0 and 1")
 
     def learned(self) -> frozenset[str]:
-        """Returns the parts of the triangle that are drawn from."""
         off, edge = self.off_diagonal, self.edge
         drawn = {"diagonal": off < 1, "edge": off > 0, "triangle": off > 0 and edge < 1}
         return frozenset(part for part, present in drawn.items() if present)
 
     def pairs(self, draws: Draws, path: Path) -> TimePair:
-        """Draws a pair for every sample."""
         u = draws.uniform("times", (2,))
         first, second = self.measure.times(u[:, 0], path), self.measure.times(u[:, 1], path)
         off = draws.share(self.off_diagonal)
         rank = torch.floor(draws.ids.double() * self.off_diagonal).long()
-        edge = off & Draws(draws.seed, rank).share(self.edge)
+        edge = off & dataclasses.replace(draws, ids=rank).share(self.edge)
         s = torch.where(off & ~edge, torch.maximum(first, second), first)
         t = torch.where(off, torch.minimum(first, second), first)
         return TimePair(s, torch.where(edge, torch.zeros_like(t), t))
 
 
 @dataclass(frozen=True)
-class EasyCurriculum:
-    r"""The shrinking step of easy consistency training, on the noise ratio.
-
-    .. math:: r = \max(0, \rho \, (1 - q^{-(stage + 1)} (1 + k \, \mathrm{sigmoid}(-b \rho))))
+class Dyadic(PairMeasure):
+    """Jumps of length 1, 1/2, 1/4 ... from multiples of their length, on the clock of the straight path.
 
     Arguments:
-        q: The base of the shrinking.
-        stages: How many stages the training is divided into.
-        k: How much larger the steps are near the data.
-        b: How fast that fades.
+        levels: How often the longest jump is halved to make the shortest.
+        jumps: The share of samples whose jump is longer than the shortest.
     """
 
-    q: float = 2.0
-    stages: int = 8
-    k: float = 8.0
-    b: float = 1.0
+    levels: int = 7
+    jumps: float = 0.25
 
-    def lower(self, ratio: Tensor, progress: float) -> Tensor:
-        """Returns the lower noise ratio, with the shape of `ratio`, at a progress between 0 and 1."""
-        stage = min(int(progress * self.stages), self.stages - 1)
-        step = self.q ** -(stage + 1) * (1 + self.k * torch.sigmoid(-self.b * ratio))
-        return (ratio * (1 - step)).clamp_min(0.0)
+    def __post_init__(self) -> None:
+        if not (self.levels >= 1 and 0 < self.jumps < 1):
+            raise ValueError("levels is at least 1, and jumps a share between 0 and 1")
+
+    def learned(self) -> frozenset[str]:
+        return frozenset({"edge", "triangle"})
+
+    def pairs(self, draws: Draws, path: Path) -> TimePair:
+        u = draws.uniform("times", (2,))
+        level = torch.where(draws.share(self.jumps), torch.floor(u[:, 0] * self.levels), float(self.levels))
+        pieces = 2**level
+        start = torch.floor(u[:, 1] * pieces) + 1
+        s, t = (end * (straight_clock(torch.tensor(RATIO_MAX)) / pieces) for end in (start, start - 1))
+        return TimePair(_of_straight(s, path), _of_straight(t, path))
+
+    def shortest(self, pair: TimePair, path: Path) -> Tensor:
+        """Marks the pairs with the shortest jump, with shape (B,)."""
+        s, t = (straight_clock(path.noise_ratio(time)) for time in (pair.s, pair.t))
+        return s - t < 1.5 * 2.0**-self.levels
+
+
+@dataclass(frozen=True)
+class Gaps(PairMeasure):
+    r"""Pairs by the length of the jump, which is logit-normal, and its target, which is logit-normal and cut off.
+
+    Both live on the clock of the straight path, in units of its end.
+
+    Arguments:
+        gap_mean: The mean of the length's logit.
+        gap_std: Its standard deviation.
+        target_mean: The mean of the target's logit before it is cut off, where the source would leave the clock.
+        target_std: Its standard deviation.
+        edge: The share of samples with t = 0.
+    """
+
+    gap_mean: float = -0.8
+    gap_std: float = 1.0
+    target_mean: float = -0.4
+    target_std: float = 1.0
+    edge: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.edge <= 1:
+            raise ValueError("edge is a share between 0 and 1")
+
+    def learned(self) -> frozenset[str]:
+        return frozenset({"edge", "triangle"})
+
+    def pairs(self, draws: Draws, path: Path) -> TimePair:
+        u, end = draws.uniform("times", (2,)), straight_clock(torch.tensor(RATIO_MAX, dtype=torch.float64))
+        gap = torch.sigmoid(self.gap_mean + self.gap_std * torch.special.ndtri(u[:, 0]))
+        most = torch.special.ndtr((torch.logit(1 - gap) - self.target_mean) / self.target_std)
+        t = torch.sigmoid(self.target_mean + self.target_std * torch.special.ndtri((u[:, 1] * most).clamp_min(1e-12)))
+        t = torch.where(draws.share(self.edge), 0.0, torch.minimum(t, 1 - gap))
+        return TimePair(_of_straight((t + gap) * end, path), _of_straight(t * end, path))
+
+
+def straight_clock(ratio: Tensor) -> Tensor:
+    """Returns the time of the straight path at a noise ratio: a clock in [0, 1) that all paths share."""
+    return ratio / (1 + ratio)
+
+
+def between(path: Path, pair: TimePair, share: Tensor | float) -> Tensor:
+    """Returns the times, with shape (B,), a share of the way from s to t by the clock of the straight path."""
+    s, t = (straight_clock(path.noise_ratio(time)) for time in (pair.s, pair.t))
+    inside = _of_straight(s + share * (t - s), path)
+    return torch.minimum(torch.maximum(inside, pair.t), pair.s)
+
+
+def _of_straight(time: Tensor, path: Path) -> Tensor:
+    return path.time_of(time / (1 - time))
 
 
 def _end(path: Path, like: Tensor) -> Tensor:

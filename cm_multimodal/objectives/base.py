@@ -4,15 +4,17 @@ An objective composes an identity of the solution map, a step, a velocity source
 measure of times into one number to minimise. It declares what it learns and what it needs.
 """
 
-__all__ = ["Objective"]
+__all__ = ["Objective", "requires"]
 
 from abc import ABC, abstractmethod
 from torch import nn
 
 from ..batch import Batch
+from ..errors import UsageError
 from ..losses import Loss
 from ..maps import SolutionMap
 from ..random import Draws
+from .targets import Online, Target
 
 
 class Objective(nn.Module, ABC):
@@ -21,10 +23,15 @@ class Objective(nn.Module, ABC):
     Attributes:
         learned: Which parts of the map it learns: any of 'diagonal', 'edge' and 'triangle'.
         two_times: Whether the network is told the target time.
+        target: Whose weights compute its targets.
     """
 
     learned: frozenset[str]
     two_times: bool
+
+    def __init__(self, target: Target | None = None) -> None:
+        super().__init__()
+        self.target = Online() if target is None else target
 
     @abstractmethod
     def loss(self, flow_map: SolutionMap, batch: Batch, draws: Draws, progress: float) -> Loss:
@@ -37,6 +44,24 @@ class Objective(nn.Module, ABC):
             progress: The share of the training that is done, between 0 and 1.
         """
 
+    def prepare(self, flow_map: SolutionMap) -> None:
+        """Gets ready for a map before training begins or goes on."""
+        self.target.prepare(flow_map)
+
+    def updated(self, flow_map: SolutionMap, progress: float) -> None:
+        """Is told that the map's weights were updated."""
+        self.target.follow(flow_map)
+
     def self_check(self, flow_map: SolutionMap, batch: Batch) -> list[str]:
-        """Proves before the first step that what the objective relies on works here; returns sentences for the log."""
+        """Proves before the first step that what the objective relies on works here; returns sentences for the log.
+
+        Raises:
+            UsageError: It cannot work here: a limit of the path is missing, a derivative, a whole group of samples.
+        """
         return []
+
+
+def requires(fact: bool, sentence: str) -> None:
+    """Raises a UsageError with a sentence unless something is so."""
+    if not fact:
+        raise UsageError(sentence)

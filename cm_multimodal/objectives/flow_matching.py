@@ -1,13 +1,14 @@
 r"""Flow matching: the diagonal of the solution map.
 
-The identity is the tangent, \(\partial_t \Psi_{s \to t}|_{t = s} = v(x_s, s)\); regressing the conditional velocity on the
-noisy state gives the marginal one,
+The identity is the tangent, \(\partial_t \Psi_{s \to t}|_{t = s} = v(x_s, s)\); regressing the conditional velocity on
+the noisy state gives the marginal one,
 
 .. math:: L = \mathbb{E} \, \lVert v_\theta(x_s, s) - (\alpha'_s x + \sigma'_s \varepsilon) \rVert^2 .
 
-Needs one time and no derivative. It learns the diagonal only: sampling follows the field in many small steps. Where the
-state is a vector of probabilities, the metric is a cross-entropy of the denoised state instead, whose minimiser is the
-same conditional mean.
+Needs one time and no derivative. It learns the diagonal only: sampling follows the field in many small steps. Another
+distance than the squared one would make the conditional velocity a heuristic. Where the state is a vector of
+probabilities, the metric is a cross-entropy of the denoised state instead, whose minimiser is the same conditional
+mean.
 
 References:
     | Flow Matching for Generative Modeling (Lipman et al., 2022), equation 23
@@ -38,20 +39,19 @@ class FlowMatching(Objective):
     two_times = False
 
     def __init__(
-        self, times: TimeMeasure = LogNormal(0.0, 1.0), metric: Metric = L2(), source: Source = Conditional()
+        self, times: TimeMeasure = LogNormal(0.0, 1.0), metric: Metric | None = None, source: Source | None = None
     ) -> None:
         super().__init__()
         if isinstance(source, ModelDiagonal):
             raise ValueError("flow matching learns the diagonal: it cannot be its own source")
-        self.times, self.metric, self.source = times, metric, source
+        self.times, self.metric, self.source = times, metric or L2(), source or Conditional()
 
     def loss(self, flow_map: SolutionMap, batch: Batch, draws: Draws, progress: float) -> Loss:
         s = self.times.times(draws.uniform("times"), flow_map.path)
-        eps = draws.noise("noise", tuple(batch.x.shape[1:]), batch.x.dtype)
-        noisy = noisy_sample(flow_map, batch.x, eps, s, batch.cond)
+        noisy = noisy_sample(flow_map, batch, draws, s)
         if self.metric.simplex:
-            prediction, target = flow_map.denoise(noisy.x_s, s, batch.cond), batch.x
+            prediction, target = flow_map.endpoint(noisy.x_s, s, s, batch.cond), batch.x
         else:
-            prediction, target = flow_map.velocity(noisy.x_s, s, batch.cond), self.source(flow_map, noisy)
+            prediction, target = flow_map.velocity(noisy.x_s, s, batch.cond), self.source.velocity(flow_map, noisy)
         distance = self.metric(prediction, target, batch.cond.mask)
         return Loss(distance.mean(), distance.detach(), flow_map.path.noise_ratio(s))

@@ -1,19 +1,26 @@
-r"""Velocity sources: where an objective takes the velocity of the flow from.
+r"""Sources: where an objective takes the flow from, as a velocity or as a finite step along a trajectory.
 
-The conditional velocity \(\alpha' x + \sigma' \varepsilon\) is an unbiased sample of the true one given the noisy state.
-It may stand in only where the gradient of the loss is linear in it.
+The conditional velocity \(\alpha' x + \sigma' \varepsilon\) is an unbiased sample of the true one given the noisy
+state, and the conditional step, to \(\alpha_t x + \sigma_t \varepsilon\), one of a DDIM step with the true denoiser.
+They may stand in only where the gradient of the loss is linear in them; where it is not, the objective says what bias
+is left.
 """
 
 __all__ = ["Conditional", "ModelDiagonal", "NoisySample", "Source", "Teacher", "noisy_sample"]
 
+import dataclasses
 import torch
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from torch import Tensor
 
-from ..batch import Conditions
-from ..maps import SolutionMap
+from ..batch import Batch, Conditions
+from ..maps import SolutionMap, TransportedMap
+from ..random import Draws
+from ..solvers import Solver
+from ..solvers.euler import Euler
+from ..solvers.heun import Heun
 
 
 @dataclass(frozen=True)
@@ -26,45 +33,92 @@ class NoisySample:
     x_s: Tensor
     cond: Conditions
 
+    def take(self, rows: Tensor) -> "NoisySample":
+        """Returns some of the rows."""
+        return NoisySample(self.x[rows], self.eps[rows], self.s[rows], self.x_s[rows], self.cond.take(rows))
+
 
 class Source(ABC):
-    """Gives the velocity at a noisy state, without gradient."""
+    """Gives the flow at a noisy state, without gradient."""
 
     @abstractmethod
-    def __call__(self, flow_map: SolutionMap, noisy: NoisySample) -> Tensor:
+    def velocity(self, flow_map: SolutionMap, noisy: NoisySample) -> Tensor:
         """Returns the velocity, with shape (B, *)."""
+
+    @abstractmethod
+    def step(self, flow_map: SolutionMap, noisy: NoisySample, t: Tensor) -> Tensor:
+        """Returns the state at earlier times t, with shape (B,), of the trajectory through the noisy state."""
 
 
 class Conditional(Source):
-    """The velocity of the one pair of sample and noise that made the state."""
+    """The flow of the one pair of sample and noise that made the state."""
 
-    def __call__(self, flow_map: SolutionMap, noisy: NoisySample) -> Tensor:
+    def velocity(self, flow_map: SolutionMap, noisy: NoisySample) -> Tensor:
         return flow_map.path.velocity(noisy.x, noisy.eps, noisy.s)
 
+    def step(self, flow_map: SolutionMap, noisy: NoisySample, t: Tensor) -> Tensor:
+        return flow_map.path.sample(noisy.x, noisy.eps, t)
 
+
+@dataclass(frozen=True)
 class ModelDiagonal(Source):
-    """The velocity that the learning map itself holds on its diagonal."""
+    """The flow that the learning map itself holds on its diagonal.
 
-    def __call__(self, flow_map: SolutionMap, noisy: NoisySample) -> Tensor:
+    Arguments:
+        solver: What follows it over a finite step.
+        steps: The solver's steps.
+    """
+
+    solver: Solver = dataclasses.field(default_factory=Euler)
+    steps: int = 1
+
+    def velocity(self, flow_map: SolutionMap, noisy: NoisySample) -> Tensor:
         with torch.no_grad():
             return flow_map.velocity(noisy.x_s, noisy.s, noisy.cond)
+
+    def step(self, flow_map: SolutionMap, noisy: NoisySample, t: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.solver(flow_map, noisy.x_s, _grid(flow_map, noisy.s, t, self.steps), noisy.cond)
 
 
 @dataclass(frozen=True)
 class Teacher(Source):
-    """The velocity of another map: an exact one, or one trained before.
+    """The flow of another map: an exact one, or one trained before. It may live on another path.
 
     Arguments:
-        teacher: A map on the same path.
+        teacher: The map.
+        solver: What follows its diagonal over a finite step; without one the map itself makes the step.
+        steps: The solver's steps.
     """
 
     teacher: SolutionMap
+    solver: Solver | None = dataclasses.field(default_factory=Heun)
+    steps: int = 1
 
-    def __call__(self, flow_map: SolutionMap, noisy: NoisySample) -> Tensor:
+    def velocity(self, flow_map: SolutionMap, noisy: NoisySample) -> Tensor:
         with torch.no_grad():
-            return self.teacher.velocity(noisy.x_s, noisy.s, noisy.cond)
+            return self._on_path_of(flow_map).velocity(noisy.x_s, noisy.s, noisy.cond)
+
+    def step(self, flow_map: SolutionMap, noisy: NoisySample, t: Tensor) -> Tensor:
+        teacher = self._on_path_of(flow_map)
+        with torch.no_grad():
+            if self.solver is None:
+                return teacher.jump(noisy.x_s, noisy.s, t, noisy.cond)
+            return self.solver(teacher, noisy.x_s, _grid(teacher, noisy.s, t, self.steps), noisy.cond)
+
+    def _on_path_of(self, flow_map: SolutionMap) -> SolutionMap:
+        same = vars(self.teacher.path) == vars(flow_map.path) and type(self.teacher.path) is type(flow_map.path)
+        return self.teacher if same else TransportedMap(self.teacher, flow_map.path)
 
 
-def noisy_sample(flow_map: SolutionMap, x: Tensor, eps: Tensor, s: Tensor, cond: Conditions) -> NoisySample:
+def noisy_sample(flow_map: SolutionMap, batch: Batch, draws: Draws, s: Tensor) -> NoisySample:
     """Adds noise to clean samples, on the map's path."""
-    return NoisySample(x, eps, s, flow_map.path.sample(x, eps, s), cond)
+    eps = draws.noise("noise", tuple(batch.x.shape[1:]), batch.x.dtype)
+    return NoisySample(batch.x, eps, s, flow_map.path.sample(batch.x, eps, s), batch.cond)
+
+
+def _grid(flow_map: SolutionMap, s: Tensor, t: Tensor, steps: int) -> Tensor:
+    """Returns times from s down to t, evenly spaced in the 7th root of the noise ratio, with shape (steps + 1, B)."""
+    high, low = (flow_map.path.noise_ratio(time) ** (1 / 7) for time in (s, t))
+    inner = [flow_map.path.time_of((high + k / steps * (low - high)) ** 7) for k in range(1, steps)]
+    return torch.stack([s, *inner, t])

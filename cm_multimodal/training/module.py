@@ -116,6 +116,7 @@ class TrainingModule(lightning.LightningModule):
         self.optimizers().step()  # type: ignore[union-attr]
         for average in self.averages:
             average.update(self.flow_map.net, self.seen, self.batch)
+        self.objective.updated(self.flow_map, self.seen / self.samples)
 
     def training_state(self) -> dict[str, Any]:
         """Returns all that a resumed run needs, beside the first average's weights."""

@@ -15,6 +15,7 @@ from ..machine import choose_precision
 from ..maps import FlowMap
 from ..modality import Modality, Splits, find_modality
 from ..objectives import Objective
+from .saved import with_teacher
 
 CHUNK, CHUNK_ELEMENTS = 64, 1 << 24  # samples that generation computes at a time, and their elements
 
@@ -35,7 +36,7 @@ def build_parts(config: Mapping[str, Any], device: torch.device = torch.device("
     adapter = find_modality(config["modality"])
     splits = adapter.dataset(config["data"])
     modality = adapter(adapter.describe(splits.train))
-    objective = build_objective(config["objective"])
+    objective = build_objective(with_teacher(config["objective"], modality.spec, device))
     card = Card(
         modality=config["modality"],
         spec=modality.spec,
@@ -46,6 +47,7 @@ def build_parts(config: Mapping[str, Any], device: torch.device = torch.device("
         learned=tuple(sorted(objective.learned)),
         objective=config["objective"]["name"],
         chunk=max(1, min(CHUNK, CHUNK_ELEMENTS // math.prod(modality.spec.shape))),
+        drop_label=float(config["train"]["drop_label"]) if modality.spec.classes else 0.0,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])

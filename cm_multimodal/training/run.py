@@ -3,7 +3,7 @@ r"""A training run: a folder, a configuration, and the same call again to go on.
 config.yaml   env.json   metrics.jsonl   samples/   checkpoints/   evaluation/   bundle/   tensorboard/
 """
 
-__all__ = ["export", "load", "train"]
+__all__ = ["export", "train"]
 
 import contextlib
 import dataclasses
@@ -25,13 +25,14 @@ from ..errors import DataError, Interrupted, UsageError
 from ..machine import choose_device
 from ..modality import Skipped
 from .callbacks import Keeper, Previewer, Recorder, Stopper
-from .checkpoints import Checkpoint, best, latest
+from .checkpoints import Checkpoint, best
 from .data import Stream, batches
 from .lock import locked
 from .module import TrainingModule
 from .parts import Parts, build_decays, build_parts
 from .preview import draw
 from .records import RunRecord
+from .saved import load_run
 from .settings import OptimizerSettings, TrainSettings, read_settings
 from .snapshots import read_snapshots
 from .start import changes, set_threads_of, take_over
@@ -81,18 +82,6 @@ def train(config: Mapping[str, Any], folder: Path, report: Report = print) -> Bu
     return read_bundle(record.bundle)
 
 
-def load(folder: Path) -> Bundle:
-    """Returns the newest bundle of a run, from its checkpoints."""
-    record = RunRecord(folder)
-    if not record.exists():
-        raise UsageError(f"There is no run in '{folder}'.")
-    problems: list[str] = []
-    checkpoint = latest(record.checkpoints, problems.append)
-    if checkpoint is None:
-        raise DataError(" ".join([f"The run '{folder}' has no usable checkpoint yet.", *problems]))
-    return read_bundle(checkpoint.folder)
-
-
 def _skipped(files: Sequence[Skipped], most: int = 10) -> Iterator[str]:
     """Yields a summary of the files that could not be used."""
     if files:
@@ -112,6 +101,7 @@ def _module(
         parts.flow_map.double()
     if settings.channels_last and len(parts.card.spec.shape) == 3:
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    parts.objective.prepare(parts.flow_map)
     averages = [Average(net, decay) for decay in build_decays(config["ema"])]
     optimizer = read_settings(OptimizerSettings, config["optimizer"], "optimizer")
     return TrainingModule(parts.flow_map, parts.objective, averages, settings, optimizer, folder, world)
@@ -222,7 +212,7 @@ def export(folder: Path, out: Path, ema_std: float | None = None) -> Card:
     Raises:
         UsageError: The run kept no snapshots of two widths.
     """
-    bundle = load(folder)
+    bundle = load_run(folder)
     weights = bundle.flow_map.net.state_dict() if ema_std is None else posthoc(RunRecord(folder), ema_std, bundle.card)
     write_bundle(bundle.card, weights, out)
     return read_bundle(out).card

@@ -16,7 +16,7 @@ from cm_multimodal.errors import DataError, UsageError
 from cm_multimodal.modality import TensorSpec
 from cm_multimodal.training import checkpoints
 from cm_multimodal.training.lock import locked
-from cm_multimodal.training.run import load
+from cm_multimodal.training.saved import load_run
 from collections.abc import Callable
 from functools import partial
 from harness import QUICK, assert_same_run, empty, live, rows, start, state
@@ -227,7 +227,7 @@ def test_one_training_at_a_time() -> None:
 def test_a_missing_run_is_an_error() -> None:
     """Loading what is not there, or has no checkpoint yet, never starts anew."""
     with pytest.raises(UsageError, match="no run"):
-        load(Path("runs/none"))
+        load_run(Path("runs/none"))
     Path("config.yaml").write_text("{}")
     with pytest.raises(DataError, match="no usable checkpoint"):
-        load(Path())
+        load_run(Path())

@@ -19,6 +19,7 @@ VERBS = {
     "sample": "draws samples from a run or a bundle",
     "evaluate": "scores a run or a bundle, step by step",
     "export": "writes the bundle to share",
+    "benchmark": "measures a suite of cases, and goes on where it was stopped",
     "doctor": "says what this machine can do",
 }
 NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -27,6 +28,7 @@ EXAMPLES = {
     "sample": ("run=runs/first steps=2 n=64 seed=0", "run=runs/first solver=euler steps=100 label=3"),
     "evaluate": ("run=runs/first steps=[1,2,4,8]", "run=runs/first steps=[1,2] diagonal=[2,100]"),
     "export": ("run=runs/first out=bundle/",),
+    "benchmark": ("suite=ground_truth", "suite=digits 'only=[mean_flow,shortcut]'"),
     "doctor": ("",),
 }
 

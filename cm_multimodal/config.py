@@ -4,7 +4,7 @@ Overrides follow Hydra's grammar (`group=choice`, `key=value`, `key=[1,2]`); wha
 character.
 """
 
-__all__ = ["OPEN", "compose"]
+__all__ = ["OPEN", "compose", "suite_settings"]
 
 import contextlib
 import re
@@ -22,7 +22,12 @@ from typing import Any
 from .catalogue import config_file, config_folder
 from .errors import UsageError, nearest
 
-OPEN = ("net.", "data.", "train.augment.")  # what these hold depends on the modality, which checks it itself
+OPEN = (
+    "net.",
+    "data.",
+    "train.augment.",
+    "settings.",
+)  # what these hold depends on the modality, which checks it itself
 PATHS = ("run", "bundle", "out", "name", "runs", "resume", "label", "data.folder", "data.root", "data.path")
 
 
@@ -44,6 +49,12 @@ def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"'{error.override}' is not of the form key=value.") from error
         except (ConfigCompositionException, OmegaConfBaseException, HydraException) as error:
             raise UsageError(_unknown(verb, error)) from error
+
+
+def suite_settings(name: str) -> dict[str, Any]:
+    """Returns the settings of a benchmark suite (configs/benchmark)."""
+    plain: Any = OmegaConf.to_container(OmegaConf.load(config_folder() / f"benchmark/{name}.yaml"), resolve=True)
+    return plain
 
 
 @contextlib.contextmanager
@@ -84,7 +95,11 @@ def _unknown(verb: str, error: Exception) -> str:
 def _keys(verb: str) -> list[str]:
     """Returns every key that a verb's configuration can hold, dotted."""
     groups = (
-        {folder.name: folder for folder in config_folder().iterdir() if folder.is_dir() and folder.name != "verb"}
+        {
+            folder.name: folder
+            for folder in config_folder().iterdir()
+            if folder.is_dir() and folder.name not in ("verb", "benchmark")
+        }
         if verb == "train"
         else {}
     )

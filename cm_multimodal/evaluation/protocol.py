@@ -1,6 +1,6 @@
 r"""The protocol record: what a number in a table means."""
 
-__all__ = ["Protocol"]
+__all__ = ["Protocol", "commit"]
 
 import dataclasses
 import subprocess
@@ -69,7 +69,7 @@ class Protocol:
             chunk=bundle.card.chunk,
             hardware=f"{device}, {facts['processor']}, {facts['threads']} threads",
             versions=f"Python {facts['python']}, torch {facts['torch']}",
-            commit=_commit(),
+            commit=commit(),
         )
 
     def warnings(self) -> list[str]:
@@ -82,7 +82,8 @@ class Protocol:
         return {**dataclasses.asdict(self), "warnings": self.warnings()}
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Returns the project's commit; nothing outside a checkout."""
     here = Path(__file__).parent
     try:
         found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)

@@ -23,11 +23,13 @@ class Objective(nn.Module, ABC):
     Attributes:
         learned: Which parts of the map it learns: any of 'diagonal', 'edge' and 'triangle'.
         two_times: Whether the network is told the target time.
+        group: How many neighbouring samples belong together, and have to come together.
         target: Whose weights compute its targets.
     """
 
     learned: frozenset[str]
     two_times: bool
+    group: int = 1
 
     def __init__(self, target: Target | None = None) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 r"""Truncated consistency training: the noisy part of the edge, once the whole was learned.
 
-The first stage is :mod:`.easy_consistency`. The second freezes a copy of the network and spends all capacity on noise
-ratios above \(\tau\): a step that ends below \(\tau\) aims at the frozen network's end point, one that ends above at
-the online one's,
+The first stage is :mod:`.easy_consistency`. The second freezes the average of its weights and spends all capacity on
+noise ratios above \(\tau\): a step that ends below \(\tau\) aims at the frozen network's end point, one that ends above
+at the online one's,
 
 .. math:: L = w_B \, \mathbb{E} \, d(f_\theta(x_\tau), f_{frozen}(x_r)) / (\tau - r)
     + \mathbb{E} \, d(f_\theta(x_\rho), \mathrm{sg} f(x_r)) / (\rho - r),
@@ -45,6 +45,7 @@ class TruncatedConsistency(FiniteConsistency):
         boundary: The noise ratio below which the second stage no longer learns.
         on_boundary: The share of samples on the boundary.
         boundary_weight: The weight of those.
+        keep: The share of the average of the first stage's weights that an update keeps; the copy is that average.
         metric: The distance between two clean end points.
         source: What carries a state down to the lower ratio.
     """
@@ -57,12 +58,13 @@ class TruncatedConsistency(FiniteConsistency):
         boundary: float = 1.0,
         on_boundary: float = 0.25,
         boundary_weight: float = 0.1,
+        keep: float = 0.999,
         metric: Metric | None = None,
         source: Source | None = None,
     ) -> None:
         if not (0 < first < 1 and 0 < on_boundary < 1):
             raise ValueError("first and on_boundary are shares between 0 and 1")
-        super().__init__(source, Averaged(0.0), metric)
+        super().__init__(source, Averaged(keep), metric)
         self.times, self.curriculum, self.first = times, curriculum, first
         self.boundary, self.on_boundary, self.boundary_weight = boundary, on_boundary, boundary_weight
         self.upper_times = LogStudent(low=boundary)

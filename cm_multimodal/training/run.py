@@ -66,6 +66,7 @@ def train(config: Mapping[str, Any], folder: Path, report: Report = print) -> Bu
         report(line)
     threads = set_threads_of(record, settings, world, report)
     parts = build_parts(config, device)
+    _check_groups(parts.objective.group, settings, world)
     for line in _skipped(parts.splits.train.skipped):
         report(line)
     with contextlib.ExitStack() as stack:
@@ -80,6 +81,16 @@ def train(config: Mapping[str, Any], folder: Path, report: Report = print) -> Bu
             _fit(module, parts, settings, start, record, config, report)
         world.on_main(lambda: export(folder, record.bundle))
     return read_bundle(record.bundle)
+
+
+def _check_groups(group: int, settings: TrainSettings, world: World) -> None:
+    for name, value in {"batch": settings.batch, "micro_batch": settings.micro_batch or settings.batch}.items():
+        unit = group * (world.size if name == "batch" else 1)
+        if value % unit:
+            raise UsageError(
+                f"train.{name}={value} is not possible: this objective compares samples in groups of {group}"
+                f"{f', on each of {world.size} processes' * (unit > group)}; use a multiple of {unit}."
+            )
 
 
 def _skipped(files: Sequence[Skipped], most: int = 10) -> Iterator[str]:

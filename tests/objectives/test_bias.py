@@ -153,7 +153,7 @@ def test_target_of_consistency_training_follows_as_published() -> None:
 
 def test_truncated_consistency_freezes_its_first_stage() -> None:
     """The copy follows the network through the first stage and stays as it is in the second."""
-    objective = plain("truncated_consistency", Conditional())
+    objective = plain("truncated_consistency", Conditional(), keep=0.0)
     student = AffineEdge(EDM(), true_slope)
     objective.prepare(student)
     for value, progress, copied in ((1.0, 0.2, 1.0), (2.0, 0.49, 2.0), (3.0, 0.5, 2.0), (4.0, 1.0, 2.0)):

@@ -1,0 +1,197 @@
+r"""The benchmark runner: a suite is a list of cases, each measured once, kept as a row, and shown in a table and a plot.
+
+Rows are written as they come, with all that they depend on, so that a suite that was stopped goes on where it was. A row
+is used again while its case asks for the same.
+"""
+
+__all__ = ["Case", "Compose", "Row", "Suite", "run_suite"]
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import signal
+import torch
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from matplotlib.figure import Figure
+from pathlib import Path
+from typing import Any
+
+from .. import signals
+from ..errors import DataError
+from ..files import read_text, write_text
+from ..machine import describe_machine
+from .protocol import commit
+
+Report = Callable[[str], None]
+Compose = Callable[[str, Sequence[str]], dict[str, Any]]  # (verb, overrides) to a whole configuration
+LARGEST = 1 << 26
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to measure.
+
+    Arguments:
+        key: What it is called in the table.
+        config: All that its result depends on, as plain data.
+    """
+
+    key: Mapping[str, Any]
+    config: Mapping[str, Any]
+
+    @property
+    def hash(self) -> str:
+        """A checksum of everything that the result depends on but the code."""
+        text = json.dumps({"key": dict(self.key), "config": dict(self.config)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case that was measured.
+
+    Arguments:
+        key: What it is called.
+        hash: The checksum of its case.
+        values: What was measured.
+        commit: The project's commit.
+        hardware: Where.
+    """
+
+    key: Mapping[str, Any]
+    hash: str
+    values: Mapping[str, Any]
+    commit: str
+    hardware: str
+
+
+class Suite(ABC):
+    """A list of cases and the way to show them.
+
+    Attributes:
+        name: Its name.
+        kind: Its settings: a value object.
+        workers: How many cases it measures at a time, unless a person says otherwise.
+    """
+
+    name: str
+    kind: type[Any]
+    workers: int = 1
+
+    @abstractmethod
+    def __init__(self, settings: Any, compose: Compose, only: Sequence[str] | None = None) -> None:
+        """Takes settings, the way to configurations, and the names of some objectives."""
+
+    @abstractmethod
+    def cases(self) -> list[Case]:
+        """Returns what is to be measured, in the order of the table."""
+
+    def more(self, rows: Sequence[Row]) -> list[Case]:
+        """Returns further cases that depend on the rows of the first."""
+        return []
+
+    @abstractmethod
+    def measure(self, case: Case) -> dict[str, Any]:
+        """Measures a case, in a process of its own where several are at work."""
+
+    @abstractmethod
+    def protocol(self) -> dict[str, Any]:
+        """Returns how the numbers are made, as plain data."""
+
+    @abstractmethod
+    def table(self, rows: Sequence[Row]) -> str:
+        """Returns the rows as a table in Markdown, with what a reader must know under it."""
+
+    @abstractmethod
+    def plot(self, rows: Sequence[Row]) -> Figure:
+        """Returns a picture of the rows."""
+
+
+def run_suite(suite: Suite, out: Path, workers: int = 1, report: Report = print) -> list[Row]:
+    """Measures what was not measured before, and writes `SUITE.json`, `SUITE.md` and `SUITE.png`.
+
+    Arguments:
+        suite: The suite.
+        out: Where results lie.
+        workers: How many cases are measured at a time, each in a process of its own.
+        report: Takes lines for a person.
+
+    Raises:
+        Interrupted: A signal to stop came; the rows that were finished are written.
+        DataError: The results that are there cannot be read.
+    """
+    file = out / f"{suite.name}.json"
+    out.mkdir(parents=True, exist_ok=True)
+    known = {row.hash: row for row in _read(file)}
+    first = _complete(suite, suite.cases(), known, file, workers, report)
+    rows = first + _complete(suite, suite.more(first), known, file, workers, report)
+    _write(suite, rows, file)
+    write_text(out / f"{suite.name}.md", suite.table(rows) + "\n")
+    suite.plot(rows).savefig(out / f"{suite.name}.png", dpi=120)
+    return rows
+
+
+def _complete(
+    suite: Suite, cases: Sequence[Case], known: dict[str, Row], file: Path, workers: int, report: Report
+) -> list[Row]:
+    """Measures the cases that are not known yet, writes all that is known after each, and returns the cases' rows."""
+    waiting = [case for case in cases if case.hash not in known]
+    if not cases:
+        return []
+    report(f"{suite.name}: {len(cases)} cases, {len(waiting)} of them to be measured")
+    for done, row in enumerate(_measure(suite, waiting, workers), 1):
+        known[row.hash] = row
+        _write(suite, list(known.values()), file)
+        report(f"{done}/{len(waiting)} {', '.join(map(str, row.key.values()))}: {_sentence(row)}")
+    return [known[case.hash] for case in cases]
+
+
+def _measure(suite: Suite, cases: Sequence[Case], workers: int) -> Iterator[Row]:
+    if workers == 1:
+        for case in cases:
+            signals.check()
+            yield _row(suite, case)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _alone) as pool:
+        jobs = [pool.submit(_row, suite, case) for case in cases]
+        try:
+            for job in concurrent.futures.as_completed(jobs):
+                yield job.result()
+                signals.check()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _alone() -> None:
+    """Gives a process one thread, and leaves signals to the one that started it."""
+    torch.set_num_threads(1)
+    for number in signals.CODES:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _row(suite: Suite, case: Case) -> Row:
+    values = suite.measure(case)
+    return Row(case.key, case.hash, values, commit(), f"{describe_machine()['processor']}")
+
+
+def _read(file: Path) -> list[Row]:
+    try:
+        return [Row(**row) for row in json.loads(read_text(file, LARGEST))["rows"]] if file.exists() else []
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"'{file}' does not hold benchmark results: {error}. Remove it to measure anew.") from error
+
+
+def _write(suite: Suite, rows: Sequence[Row], file: Path) -> None:
+    record = {"protocol": suite.protocol(), "rows": [dataclasses.asdict(row) for row in rows]}
+    write_text(file, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def _sentence(row: Row) -> str:
+    numbers = {name: value for name, value in row.values.items() if isinstance(value, int | float)}
+    return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())

@@ -1,0 +1,52 @@
+r"""What suites share: a way to configurations, and numbers over seeds."""
+
+__all__ = ["grouped", "markdown", "mean_and_spread", "notes", "objective_names"]
+
+import statistics
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...errors import UsageError, nearest
+from ...objectives import OBJECTIVES
+from ..benchmark import Row
+
+
+def objective_names(wanted: Sequence[str] | None) -> list[str]:
+    """Returns the objectives that were named, or all of them.
+
+    Raises:
+        UsageError: One of them is unknown.
+    """
+    for name in wanted or ():
+        if name not in OBJECTIVES:
+            raise UsageError(f"There is no objective '{name}'; {nearest(str(name), OBJECTIVES)}")
+    return list(wanted or OBJECTIVES)
+
+
+def grouped(rows: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:
+    """Groups rows that differ by their other keys only, in the order they came."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.key[name] for name in names), []).append(row)
+    return groups
+
+
+def mean_and_spread(rows: Sequence[Row], name: str, digits: int = 3) -> str:
+    """Returns the mean and half the range of a value over rows, or a dash where it was not measured."""
+    values = [row.values[name] for row in rows if row.values.get(name) is not None]
+    if not values:
+        return "-"
+    spread = f" ± {(max(values) - min(values)) / 2:.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{spread}"
+
+
+def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Returns a table in Markdown; all columns but the first two are flush right."""
+    lines = [head, ["---" if i < 2 else "--:" for i in range(len(head))], *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def notes(values: Mapping[str, str]) -> str:
+    """Returns remarks on rows as a list in Markdown."""
+    return "\n".join(f"* `{name}`: {text}" for name, text in values.items())

@@ -316,3 +316,38 @@ def test_a_python_user_gets_the_same_sentences() -> None:
     """cm_multimodal.load of nothing raises a sentence."""
     with pytest.raises(UsageError, match="There is no folder"):
         cm_multimodal.load(os.path.join("runs", "nothing"))
+
+
+def test_a_teacher_teaches_its_own_kind(
+    cmm: Cmm, capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
+) -> None:
+    """Distillation asks for a teacher; one of another shape or without a diagonal is refused, and a good one is used."""
+    distil = ("train", *QUICK, "objective=consistency_distillation", "name=distilled")
+    code, text = sentence(cmm, capsys, *distil)
+    assert code == 2
+    assert "objective.source.teacher=runs/NAME" in text
+    code, text = sentence(cmm, capsys, *distil, "objective.source.teacher=runs/nothing")
+    assert "There is no folder" in text
+    assert cmm("train", *QUICK, "objective=easy_consistency", "name=edge") == 0
+    code, text = sentence(cmm, capsys, *distil, "objective.source.teacher=runs/edge")
+    assert "learned the edge of the solution map, and a teacher needs the diagonal" in text
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(12):
+        Image.new("L", (6, 6), 20 * index).save(folder / f"{index}.png")
+    other = ("data=folder", "data.folder=pictures", f"objective.source.teacher={trained}")
+    code, text = sentence(cmm, capsys, *distil, *other)
+    assert "knows samples of shape (1, 8, 8)" in text
+    assert not Path("runs/distilled").exists()
+    assert cmm(*distil, f"objective.source.teacher={trained}") == 0
+    assert cmm("sample", "run=runs/distilled", "n=4") == 0
+
+
+def test_groups_that_a_batch_would_cut(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> None:
+    """Moment matching says which batches it can use, and trains and judges with those."""
+    words = ("train", *QUICK, "objective=moment_matching", "name=moments")
+    for change in ("train.batch=30", "train.micro_batch=6"):
+        code, text = sentence(cmm, capsys, *words, change)
+        assert code == 2
+        assert "in groups of 4" in text
+    assert cmm(*words) == 0

@@ -6,13 +6,16 @@ measure of times into one number to minimise. It declares what it learns and wha
 
 __all__ = ["Objective", "requires"]
 
+import torch
+
 from abc import ABC, abstractmethod
 from torch import nn
 
 from ..batch import Batch
+from ..derivatives import perturbed
 from ..errors import UsageError
 from ..losses import Loss
-from ..maps import SolutionMap
+from ..maps import FlowMap, SolutionMap
 from ..random import Draws
 from .targets import Online, Target
 
@@ -58,9 +61,25 @@ class Objective(nn.Module, ABC):
         """Proves before the first step that what the objective relies on works here; returns sentences for the log.
 
         Raises:
-            UsageError: It cannot work here: a limit of the path is missing, a derivative, a whole group of samples.
+            UsageError: It cannot work here: a network that is blind to the target time, a limit that the path does not have,
+                a derivative that the network cannot give.
         """
+        if self.two_times and isinstance(flow_map, FlowMap):
+            _check_two_times(flow_map, batch)
         return []
+
+
+def _check_two_times(flow_map: FlowMap, batch: Batch) -> None:
+    probe, rows = perturbed(flow_map), torch.arange(len(batch.x), device=batch.x.device)
+    x, s = Draws(0, rows).noise("state", tuple(batch.x.shape[1:]), torch.float64), torch.ones_like(rows).double()
+    s = flow_map.path.time_of(s)
+    with torch.no_grad():
+        near, far = (probe.network(x, s, share * s, batch.cond) for share in (0.9, 0.1))
+    requires(
+        not torch.equal(near, far),
+        "This network takes no account of the target time, and the objective learns jumps to any; objective=flow_matching, "
+        "denoising, easy_consistency or continuous_consistency learn with one time.",
+    )
 
 
 def requires(fact: bool, sentence: str) -> None:

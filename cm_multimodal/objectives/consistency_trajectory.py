@@ -10,8 +10,9 @@ next, in clean data,
 The denoising term is :mod:`.denoising` on the same weights: without a teacher it is where the flow comes from. Needs
 two times and a target network; no derivative. It learns all three parts. Against the publication: the distance is in
 the model's space instead of LPIPS, \(\lambda\) is constant instead of a ratio of gradient norms, and there is no
-discriminator, which is what the published scores rest on. The bias is that of the solver's steps. Fragile at first,
-when the diagonal that leads from s to u is still wrong.
+discriminator, which is what the published scores rest on. The bias is that of the solver's steps: the published ones
+are as many as the grid's between s and u, here one spans up to `longest` of them unless `source.steps` says more.
+Fragile at first, when the diagonal that leads from s to u is still wrong.
 
 References:
     | Consistency Trajectory Models (Kim et al., 2023), equations 9-11 and 17
@@ -55,7 +56,7 @@ class ConsistencyTrajectory(Objective):
         self,
         points: int = 18,
         source: Source | None = None,
-        longest: int = 4,
+        longest: int = 1,
         denoising: float = 1.0,
         times: TimeMeasure = LogNormal(-1.2, 1.2),
         target: Target | None = None,

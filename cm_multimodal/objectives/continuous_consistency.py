@@ -99,8 +99,9 @@ class ContinuousConsistency(Objective):
         return still - ramp * cos * sin * (noisy.x_s + sigma_data * slope)
 
     def self_check(self, flow_map: SolutionMap, batch: Batch) -> list[str]:
-        self.derivative, lines = directional(self.derivative, flow_map, batch)
-        return lines
+        lines = super().self_check(flow_map, batch)
+        self.derivative, more = directional(self.derivative, flow_map, batch)
+        return [*lines, *more]
 
 
 def _output(sphere: SolutionMap, x: Tensor, n: Tensor, noisy: NoisySample) -> Tensor:

@@ -77,8 +77,9 @@ class MeanFlow(MeanVelocityRegression):
         return self.derivative(mean_velocity, noisy.x_s, pair.s, tangent)
 
     def self_check(self, flow_map: SolutionMap, batch: Batch) -> list[str]:
-        self.derivative, lines = directional(self.derivative, flow_map, batch)
-        return lines
+        lines = super().self_check(flow_map, batch)
+        self.derivative, more = directional(self.derivative, flow_map, batch)
+        return [*lines, *more]
 
 
 def directional(derivative: Derivative, flow_map: SolutionMap, batch: Batch) -> tuple[Derivative, list[str]]:

@@ -79,8 +79,9 @@ class SelfDistillation(Objective):
         """Returns the residuals, with shape (B,), of the differential equation for samples with t < s."""
 
     def self_check(self, flow_map: SolutionMap, batch: Batch) -> list[str]:
-        self.derivative, lines = directional(self.derivative, flow_map, batch)
-        return lines
+        lines = super().self_check(flow_map, batch)
+        self.derivative, more = directional(self.derivative, flow_map, batch)
+        return [*lines, *more]
 
 
 def check_diagonal_at_zero(flow_map: SolutionMap) -> None:

@@ -70,6 +70,7 @@ class TerminalVelocity(Objective):
         return Loss(distance.mean() + velocity.value, per_sample, flow_map.path.noise_ratio(pair.s))
 
     def self_check(self, flow_map: SolutionMap, batch: Batch) -> list[str]:
+        lines = super().self_check(flow_map, batch)
         check_diagonal_at_zero(flow_map)
-        self.derivative, lines = directional(self.derivative, flow_map, batch)
-        return lines
+        self.derivative, more = directional(self.derivative, flow_map, batch)
+        return [*lines, *more]

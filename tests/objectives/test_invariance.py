@@ -8,6 +8,7 @@ from cm_multimodal.batch import Batch, Conditions
 from cm_multimodal.config import compose
 from cm_multimodal.errors import UsageError
 from cm_multimodal.maps import SCALINGS, FlowMap, Rotation, SolutionMap, TransportedMap
+from cm_multimodal.nets.perceptron import Perceptron
 from cm_multimodal.objectives import OBJECTIVES, Objective
 from cm_multimodal.objectives.mean_flow import MeanFlow
 from cm_multimodal.objectives.sources import Conditional
@@ -152,3 +153,35 @@ def test_identity(name: str) -> None:
     flow_map.scaling = SCALINGS[scaling]()
     known = slice(0, 1 if scaling == "edm_floor" else None)  # the floor knows jumps to clean data only
     assert torch.equal(flow_map.jump(x[known], s[known], s[known], NONE), x[known])
+
+
+def test_a_network_of_one_time_is_told_apart() -> None:
+    """An objective of two times refuses a network that hears only one, and says which objectives do not."""
+    path, batch = build_path("linear", PRODUCT.sigma_data), Batch(PRODUCT.sample(0, torch.arange(4)).float())
+    for name in OBJECTIVES:
+        objective = plain(name, Conditional())
+        deaf, hears = (
+            FlowMap(Perceptron(2, 8, 1, two_times), path, SCALINGS["euler"](), PRODUCT.sigma_data)
+            for two_times in (False, True)
+        )
+        if objective.two_times:
+            with pytest.raises(UsageError, match="takes no account of the target time"):
+                objective.self_check(deaf, batch)
+        assert len(objective.self_check(hears, batch)) == hasattr(objective, "derivative")
+
+
+class Coarse(torch.autograd.Function):
+    """An operation without any derivative, whose differences are noise."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return (x * 7).round() / 7
+
+
+def test_no_derivative_at_all() -> None:
+    """A network through which no derivative goes is refused, with the objectives that need none."""
+    net = Perceptron(2, 8, 1, two_times=True)
+    net.register_forward_hook(lambda net, given, out: Coarse.apply(out * 1e3))
+    flow_map = FlowMap(net, build_path("linear", 0.5), SCALINGS["euler"](), 0.5)
+    with pytest.raises(UsageError, match=r"No derivative of this network works here; objective=semigroup"):
+        plain("mean_flow", Conditional()).self_check(flow_map, Batch(PRODUCT.sample(0, torch.arange(4)).float()))

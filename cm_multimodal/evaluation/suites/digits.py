@@ -178,8 +178,10 @@ def _speed(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "speed.jsonl").read_text().splitlines()]
 
 
-def _seconds(folder: Path) -> float:
-    """Returns how long a training took, from its log of speeds."""
+def _seconds(folder: Path) -> float | None:
+    """Returns how long a training took, from its log of speeds; nothing where it was too short to have one."""
+    if not (folder / "speed.jsonl").exists():
+        return None
     rows = _speed(folder)
     counts = [row["samples"] for row in rows]
     steps = [b - a for a, b in zip([0, *counts[:-1]], counts, strict=True)]

@@ -82,10 +82,7 @@ class Digits(Suite):
 
     def measure(self, case: Case) -> dict[str, Any]:
         config = case.config["train"]
-        folder = Path(self.settings.runs) / config["name"]
-        samples = _samples(config, folder, case.config["seconds"])
-        whole = {**config, "train": {**config["train"], "samples": samples}}
-        train(whole, folder, lambda line: None)
+        folder = self._train(case)
         model = Model.load(folder)
         ground = reference(model.bundle, config["data"], {**config["evaluation"], "seeds": list(self.settings.seeds)})
         scores: dict[str, dict[str, list[float]]] = {}
@@ -94,9 +91,21 @@ class Digits(Suite):
             for name in place:
                 place[name].append(getattr(row, name))
         return {
-            "learned": sorted(model.bundle.card.learned), "samples": samples, "seconds": _seconds(folder),
+            "learned": sorted(model.bundle.card.learned), "samples": model.bundle.card.samples_seen,
+            "seconds": _seconds(folder),
             "scores": scores, "real": dataclasses.asdict(real_row(model, ground)),
         }  # fmt: skip
+
+    def _train(self, case: Case) -> Path:
+        """Trains a case, and before it its teacher if that is not there (any more), and returns its run."""
+        config = case.config["train"]
+        folder = Path(self.settings.runs) / config["name"]
+        source = config["objective"].get("source", {})
+        if source.get("name") == "teacher" and not Path(source["teacher"]).exists():
+            self._train(self._case(TEACHER, self.settings.training_seeds[0]))
+        samples = _samples(config, folder, case.config["seconds"])
+        train({**config, "train": {**config["train"], "samples": samples}}, folder, lambda line: None)
+        return folder
 
     def protocol(self) -> dict[str, Any]:
         return dataclasses.asdict(self.settings)

@@ -3,7 +3,7 @@
     python benchmarks/digits_table.py [ROOT]
 
 It reads ROOT/runs/quickstart and ROOT/runs/flow (the README names the commands that make them), writes
-ROOT/benchmarks/results/digits.json, and rewrites ROOT/README.md between the markers of the table. Each score is
+ROOT/benchmarks/results/quickstart.json, and rewrites ROOT/README.md between the markers of the table. Each score is
 [mean, half the range] over the sampling seeds.
 """
 
@@ -61,7 +61,7 @@ def main(root: Path = ROOT) -> None:
     figures |= {"flow_matching": flow.method("diagonal"), "real": quickstart.method("real")}
     check(figures)
     runs = {name: {"minutes": run.minutes, **run.protocol} for name, run in zip(RUNS, (quickstart, flow), strict=True)}
-    out = root / "benchmarks" / "results" / "digits.json"
+    out = root / "benchmarks" / "results" / "quickstart.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({**figures, "runs": runs}, indent=1, ensure_ascii=False) + "\n")
     rewrite(root / "README.md", f"{table(figures)}\n\n{caption(quickstart, flow)}\n")

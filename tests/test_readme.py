@@ -46,7 +46,7 @@ TEXT = (ROOT / "README.md").read_text()
 PROSE = re.sub(r"^```.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL)
 MAKEFILE = (ROOT / "Makefile").read_text()
 BIN = Path(sys.executable).parent
-FIGURES = ROOT / "benchmarks" / "results" / "digits.json"
+FIGURES = ROOT / "benchmarks" / "results" / "quickstart.json"
 
 OTHERS = {"source", "python", "torchrun"}  # the words a command may begin with, beside cmm and make
 ELSEWHERE = {"test"}  # targets that `make readme` does not run
@@ -293,7 +293,7 @@ def table() -> list[list[str]]:
 
 
 def test_the_table_says_what_was_measured() -> None:
-    """Every row of the table is one of benchmarks/results/digits.json, in its order, and every figure is its figure."""
+    """Every row of the table is one of benchmarks/results/quickstart.json, in its order, and every figure is its figure."""
     figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     scores = {"accuracy": 4, "frechet": 3, "precision": 3, "recall": 3}
     expected = []
@@ -336,7 +336,7 @@ def test_the_table_is_filled_from_two_evaluations(tmp_path: Path) -> None:
     evaluation(tmp_path / "runs/flow", "flow_matching", [("real", 0), *diagonal])
     done = fill(tmp_path)
     assert done.returncode == 0, done.stderr
-    figures = json.loads((tmp_path / "benchmarks/results/digits.json").read_text())
+    figures = json.loads((tmp_path / "benchmarks/results/quickstart.json").read_text())
     assert {method: len(figures[method]) for method in figures if method != "runs"} == {
         "map": 4, "diagonal": 5, "flow_matching": 5, "real": 1,
     }  # fmt: skip

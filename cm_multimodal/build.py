@@ -7,6 +7,7 @@ arguments; nothing is ever imported by a path that a configuration gives.
 __all__ = ["build_flow_map", "build_objective", "build_part"]
 
 import inspect
+import typing
 
 from collections.abc import Mapping
 from torch import nn
@@ -71,12 +72,20 @@ def build_part(place: str, config: Mapping[str, Any]) -> Any:
             raise UsageError(f"The {place} '{name}' has no setting '{key}'; {nearest(key, known)}")
         if isinstance(value, Mapping):
             arguments[key] = build_part(key, value)
+            _check_kind(key, value["name"], arguments[key], f"{place} '{name}'", known[key])
         else:
             check_values(f"{place} {name}", {key: value}, known)
     try:
         return kinds[name](**arguments)
     except (TypeError, ValueError) as error:
         raise UsageError(f"The {place} '{name}' cannot be made: {error}.") from error
+
+
+def _check_kind(key: str, name: str, part: object, where: str, annotation: Any) -> None:
+    kinds = tuple(kind for kind in typing.get_args(annotation) or (annotation,) if isinstance(kind, type))
+    if kinds and not isinstance(part, kinds):
+        fitting = [each for each, made in PARTS[key].items() if issubclass(made, kinds)]
+        raise UsageError(f"The {key} '{name}' does not fit the {where}, which takes: {', '.join(fitting)}.")
 
 
 def build_objective(config: Mapping[str, Any]) -> Objective:

@@ -10,7 +10,7 @@ import contextlib
 import re
 import yaml
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -51,9 +51,10 @@ def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
             raise UsageError(_unknown(verb, error)) from error
 
 
-def suite_settings(name: str) -> dict[str, Any]:
-    """Returns the settings of a benchmark suite (configs/benchmark)."""
-    plain: Any = OmegaConf.to_container(OmegaConf.load(config_folder() / f"benchmark/{name}.yaml"), resolve=True)
+def suite_settings(name: str, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns the settings of a benchmark suite (configs/benchmark), with some of a person's own in their place."""
+    usual = OmegaConf.load(config_folder() / f"benchmark/{name}.yaml")
+    plain: Any = OmegaConf.to_container(OmegaConf.merge(usual, own or {}), resolve=True)
     return plain
 
 

@@ -77,7 +77,7 @@ class Doubling(GridCurriculum):
         _check(self.first, self.last)
 
     def steps(self, progress: float) -> int:
-        stages = int(math.log2(self.last // self.first)) + 1
+        stages = math.ceil(math.log2(self.last / self.first)) + 1
         return min(self.first * 2 ** min(int(progress * stages), stages - 1), self.last)
 
 
@@ -98,6 +98,12 @@ class EasyCurriculum:
     stages: int = 8
     k: float = 8.0
     b: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.q > 1 and self.stages >= 1 and self.k >= 0):
+            raise ValueError("q is above 1, stages at least 1, and k not negative")
+        if self.q**-self.stages < 1e-6:
+            raise ValueError(f"after {self.stages} stages of q={self.q:g} the two ends of a step are one; fewer stages")
 
     def lower(self, ratio: Tensor, progress: float) -> Tensor:
         """Returns the lower noise ratio, with the shape of `ratio`, at a progress between 0 and 1."""

@@ -29,6 +29,7 @@ import torch
 from collections.abc import Callable
 from dataclasses import dataclass
 from torch import Tensor
+from typing import ClassVar
 
 from .batch import Conditions
 from .errors import UsageError
@@ -105,11 +106,14 @@ class Guided(Source):
     low: float = 0.0
     high: float = float("inf")
     source: Source = dataclasses.field(default_factory=Conditional)
+    asks_diagonal: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         Guidance(self.scale, self.low, self.high)
         if not 0 <= self.mix < 1:
             raise ValueError("mix is a share, below 1")
+        if not self.source.given:
+            raise ValueError("the flow to guide comes from outside of the map; source is conditional or teacher")
 
     @torch.no_grad()
     def velocity(self, flow_map: SolutionMap, noisy: NoisySample) -> Tensor:

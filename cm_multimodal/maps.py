@@ -28,6 +28,7 @@ import torch
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from torch import Tensor, nn
+from typing import ClassVar
 
 from .batch import Conditions
 from .paths import Path
@@ -52,7 +53,13 @@ class Affine:
 
 
 class Scaling(ABC):
-    """How a network's output becomes a jump: skip and out coefficients, in float64."""
+    """How a network's output becomes a jump: skip and out coefficients, in float64.
+
+    Attributes:
+        edge_only: Whether it knows jumps to clean data only.
+    """
+
+    edge_only: ClassVar[bool] = False
 
     @abstractmethod
     def jump(self, path: Path, sigma_data: float, s: Tensor, t: Tensor) -> Affine:
@@ -133,6 +140,8 @@ class EDMFloor(Scaling):
     References:
         | Consistency Models (Song et al., 2023), appendix C
     """
+
+    edge_only = True
 
     def __init__(self, floor: float = 0.002) -> None:
         self.floor = floor

@@ -69,6 +69,10 @@ class LogStudent(TimeMeasure):
     freedom: float = 4.0
     low: float = RATIO_MIN
 
+    def __post_init__(self) -> None:
+        if not (self.scale > 0 and self.freedom > 0 and 0 < self.low < RATIO_MAX):
+            raise ValueError(f"scale and freedom are positive, and low lies between 0 and {RATIO_MAX:g}")
+
     def times(self, u: Tensor, path: Path) -> Tensor:
         low, high = ((math.log(end) - self.mean) / self.scale for end in (self.low, RATIO_MAX))
         share = stdtr(self.freedom, low), stdtr(self.freedom, high)
@@ -107,6 +111,10 @@ class Grid(TimeMeasure):
 
     n: int = 18
     rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        if not (self.n >= 2 and self.rho > 0):
+            raise ValueError("n is at least 2, and rho positive")
 
     def times(self, u: Tensor, path: Path) -> Tensor:
         ratios = karras_ratios(self.n, self.rho).to(u)

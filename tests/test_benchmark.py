@@ -1,5 +1,6 @@
 """The benchmark runner: rows that are measured once, suites that go on, tables that can be read."""
 
+import functools
 import json
 import pytest
 
@@ -22,9 +23,18 @@ Cmm = Callable[..., int]
 TINY = {"dimensions": [2], "seeds": [0, 1], "updates": 20, "batch": 32, "width": 16, "samples": 64}
 
 
-def suite(only: list[str], **changes: Any) -> GroundTruth:
-    group = {**suite_settings("ground_truth"), **TINY, **changes}
-    return GroundTruth(read_settings(Settings, group, "settings"), compose, only)
+@functools.cache
+def composed(verb: str, words: tuple[str, ...]) -> dict[str, Any]:
+    return compose(verb, words)
+
+
+def suite(**changes: Any) -> GroundTruth:
+    group = suite_settings("ground_truth", {**TINY, **changes})
+    return GroundTruth(read_settings(Settings, group, "settings"), lambda verb, words: composed(verb, tuple(words)))
+
+
+def silent(line: str) -> None:
+    pass
 
 
 class Watched(GroundTruth):
@@ -39,21 +49,27 @@ class Watched(GroundTruth):
 
 
 def test_a_suite_measures_once_and_goes_on(tmp_path: Path) -> None:
-    """Rows that are there are kept; other settings, and new objectives, are measured; a table and a plot come with them."""
-    first = Watched(suite(["flow_matching"]))
-    run_suite(first, tmp_path, report=lambda line: None)
+    """Rows that are there are kept and shown, whatever else is asked for; other settings are measured anew beside them."""
+    first, more, again = Watched(suite()), Watched(suite()), Watched(suite(updates=30))
+    run_suite(first, tmp_path, ["flow_matching"], report=silent)
     assert first.measured == [("flow_matching", 0), ("flow_matching", 1)]
-    more = Watched(suite(["flow_matching", "shortcut"]))
-    rows = run_suite(more, tmp_path, report=lambda line: None)
+    rows = run_suite(more, tmp_path, ["shortcut"], report=silent)
     assert more.measured == [("shortcut", 0), ("shortcut", 1)]
     assert [row.key["objective"] for row in rows] == ["flow_matching"] * 2 + ["shortcut"] * 2
     text = (tmp_path / "ground_truth.md").read_text()
     assert "`shortcut`" in text
     assert "| diagonal |" in text
     assert (tmp_path / "ground_truth.png").stat().st_size > 10_000
-    again = Watched(suite(["flow_matching"], updates=30))
-    run_suite(again, tmp_path, report=lambda line: None)
-    assert len(again.measured) == 2
+    assert len(run_suite(again, tmp_path, ["flow_matching"], report=silent)) == len(again.measured) == 2
+    assert len(json.loads((tmp_path / "ground_truth.json").read_text())["rows"]) == 6
+
+
+def test_settings_replace_single_keys() -> None:
+    """A setting deep inside a group leaves its neighbours as they are."""
+    usual, own = suite_settings("digits"), suite_settings("digits", {"overrides": {"mean_flow": []}, "steps": [1, 2]})
+    assert own["overrides"] == {**usual["overrides"], "mean_flow": []}
+    assert own["steps"] == [1, 2]
+    assert own["seconds"] == usual["seconds"]
 
 
 def test_what_was_measured_survives_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,29 +81,29 @@ def test_what_was_measured_survives_a_stop(tmp_path: Path, monkeypatch: pytest.M
         if found:
             raise found
 
+    wanted = ["flow_matching", "denoising"]
     monkeypatch.setattr(signals, "check", check)
     with pytest.raises(Interrupted):
-        run_suite(suite(["flow_matching", "denoising"]), tmp_path, report=lambda line: None)
-    assert len(json.loads((tmp_path / "ground_truth.json").read_text())["rows"]) == 2
+        run_suite(suite(), tmp_path, wanted, report=silent)
+    before = [row["key"]["objective"] for row in json.loads((tmp_path / "ground_truth.json").read_text())["rows"]]
+    assert len(before) == 2
     monkeypatch.setattr(signals, "check", lambda: None)
-    rest = Watched(suite(["flow_matching", "denoising"]))
-    run_suite(rest, tmp_path, report=lambda line: None)
-    assert rest.measured == [("denoising", 0), ("denoising", 1)]
+    rest = Watched(suite())
+    run_suite(rest, tmp_path, wanted, report=silent)
+    assert [name for name, _ in rest.measured] == [name for name in wanted for _ in (0, 1) if name not in before]
 
 
 def test_several_processes_measure_the_same(tmp_path: Path) -> None:
     """Two cases at a time give the numbers that one at a time gives."""
-    one, two = (
-        run_suite(suite(["mean_flow"]), tmp_path / str(workers), workers, lambda line: None) for workers in (1, 2)
-    )
+    one, two = (run_suite(suite(), tmp_path / str(workers), ["mean_flow"], workers, silent) for workers in (1, 2))
     assert [row.values["map_error"] for row in one] == [row.values["map_error"] for row in two]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_is_in_the_suite(name: str) -> None:
     """Each objective trains in it, is judged on what it learns, and draws samples; its network calls are counted."""
-    tiny = suite([name], seeds=[0], updates=4)
-    values = tiny.measure(tiny.cases()[0])
+    tiny = suite(seeds=[0], updates=4)
+    values = tiny.measure(next(case for case in tiny.cases() if case.key["objective"] == name))
     assert values["map_error"] > 0
     assert values["calls"] >= 1
     assert values["sw_1"] > 0
@@ -103,16 +119,34 @@ def test_errors_of_the_truth_are_zero() -> None:
 
 
 def test_digits_end_to_end(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> None:
-    """The digits suite trains for a time, scores, ranks, trains the best again, and shows it; a teacher comes first."""
-    names = "only=[consistency_distillation]"
-    quick = {"seconds": 1.5, "again": 1, "training_seeds": "[0,1]", "seeds": "[0]", "steps": "[1,2]"}
-    quick["experiment"] = "image/smoke"
-    words = [f"settings.{key}={value}" for key, value in quick.items()]
-    assert cmm("benchmark", "suite=digits", names, *words, "out=results", "threads=1") == 0
+    """The digits suite trains for a time, scores, ranks, trains the best again, and shows it; a teacher comes first.
+
+    Another time is another training, and never reads what the first one left.
+    """
+    quick = {"seconds": 1.5, "again": 1, "training_seeds": "[0,1]", "seeds": "[0]", "steps": "[2,4]"}
+    quick |= {"experiment": "image/smoke", "probe": 640}
+    words = ["only=consistency_distillation", *(f"settings.{key}={value}" for key, value in quick.items())]
+    assert cmm("benchmark", "suite=digits", *words, "out=results", "threads=1") == 0
     rows = json.loads(Path("results/digits.json").read_text())["rows"]
     assert [tuple(row["key"].values()) for row in rows] == [("consistency_distillation", seed) for seed in (0, 1)]
-    assert Path("runs/benchmark/flow_matching-0/bundle").is_dir()
+    assert len(list(Path("runs/benchmark").glob("flow_matching-0-*/bundle"))) == 1
     assert "Fréchet distance" in capsys.readouterr().out
+    assert cmm("benchmark", "suite=digits", *words, "settings.seconds=3", "out=results", "threads=1") == 0
+    longer = json.loads(Path("results/digits.json").read_text())["rows"][2:]
+    assert [row["values"]["samples"] for row in longer] > [row["values"]["samples"] for row in rows]
+
+
+def test_a_training_that_diverges_is_a_row(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> None:
+    """One objective that fails does not keep the others from being shown."""
+    quick = {"seconds": 1.5, "again": 0, "training_seeds": "[0]", "seeds": "[0]", "steps": "[1]"}
+    quick |= {
+        "experiment": "image/smoke",
+        "probe": 640,
+        "overrides.shortcut": "['optimizer.lr=1e30','optimizer.clip=1e30']",
+    }
+    words = ["only=[shortcut,flow_matching]", *(f"settings.{key}={value}" for key, value in quick.items())]
+    assert cmm("benchmark", "suite=digits", *words, "out=results", "threads=1") == 0
+    assert "| `shortcut` | - | 0 | failed |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -122,6 +156,9 @@ def test_digits_end_to_end(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> None
         (("suite=ground_truth", "only=[meanflow]"), "did you mean 'mean_flow'"),
         (("suite=ground_truth", "settings.update=3"), "did you mean 'updates'"),
         (("suite=ground_truth", "workers=0"), "workers=0 is not possible"),
+        (("suite=ground_truth", "threads=-1"), "threads=-1 is not possible"),
+        (("suite=ground_truth", "settings.updates=0"), "updates"),
+        (("suite=digits", "workers=2"), "one at a time"), (("suite=digits", "settings.steps=[]"), "not empty"),
     ],
 )  # fmt: skip
 def test_wrong_words_get_sentences(
@@ -136,6 +173,6 @@ def test_results_that_are_no_results(tmp_path: Path) -> None:
     """A file in the place of the results is named, and not overwritten."""
     (tmp_path / "ground_truth.json").write_text("[]")
     with pytest.raises(DataError, match="does not hold benchmark results"):
-        run_suite(suite(["flow_matching"]), tmp_path)
+        run_suite(suite(), tmp_path, ["flow_matching"])
     assert (tmp_path / "ground_truth.json").read_text() == "[]"
     assert set(SUITES) == {"ground_truth", "digits"}

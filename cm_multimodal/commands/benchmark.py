@@ -10,6 +10,7 @@ from ..config import compose, suite_settings
 from ..errors import UsageError, nearest
 from ..evaluation.benchmark import run_suite
 from ..evaluation.suites import SUITES
+from ..evaluation.suites.base import objective_names
 from ..machine import free_cores, set_threads
 from ..training.settings import read_settings
 from ..values import fits
@@ -21,13 +22,15 @@ def run(config: Mapping[str, Any]) -> None:
     if name not in SUITES:
         raise UsageError(f"There is no suite '{name}'; {nearest(name, SUITES)}")
     kind = SUITES[name]
-    group = {**suite_settings(name), **config["settings"]}
-    suite = kind(read_settings(kind.kind, group, "settings"), compose, config["only"])
-    workers = kind.workers if config["workers"] is None else config["workers"]
-    if not fits(workers, int) or workers < 1:
-        raise UsageError(f"workers={workers} is not possible; it is a whole number from 1.")
-    set_threads(config["threads"] or free_cores())
+    suite = kind(read_settings(kind.kind, suite_settings(name, config["settings"]), "settings"), compose)
+    workers, threads = config["workers"], config["threads"]
+    for key, value in {"workers": workers, "threads": threads}.items():
+        if value is not None and not (fits(value, int) and value >= 1):
+            raise UsageError(f"{key}={value} is not possible; it is a whole number from 1.")
+    if kind.alone and workers not in (None, 1):
+        raise UsageError(f"workers={workers} is not possible: '{name}' trains for a time, and one at a time.")
+    set_threads(threads or free_cores())
     out = Path(config["out"]).expanduser()
-    run_suite(suite, out, min(workers, free_cores()))
+    run_suite(suite, out, objective_names(config["only"]), min(workers or kind.workers, free_cores()))
     print((out / f"{name}.md").read_text())
     print(f"{out / name}.json, {out / name}.md, {out / name}.png")

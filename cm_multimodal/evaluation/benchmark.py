@@ -4,7 +4,7 @@ Rows are written as they come, with all that they depend on, so that a suite tha
 is used again while its case asks for the same.
 """
 
-__all__ = ["Case", "Compose", "Row", "Suite", "run_suite"]
+__all__ = ["Case", "Compose", "Report", "Row", "Suite", "run_suite"]
 
 import concurrent.futures
 import dataclasses
@@ -77,15 +77,17 @@ class Suite(ABC):
         name: Its name.
         kind: Its settings: a value object.
         workers: How many cases it measures at a time, unless a person says otherwise.
+        alone: Whether a case needs the machine to itself.
     """
 
     name: str
     kind: type[Any]
     workers: int = 1
+    alone: bool = False
 
     @abstractmethod
-    def __init__(self, settings: Any, compose: Compose, only: Sequence[str] | None = None) -> None:
-        """Takes settings, the way to configurations, and the names of some objectives."""
+    def __init__(self, settings: Any, compose: Compose) -> None:
+        """Takes settings and the way to configurations."""
 
     @abstractmethod
     def cases(self) -> list[Case]:
@@ -94,6 +96,9 @@ class Suite(ABC):
     def more(self, rows: Sequence[Row]) -> list[Case]:
         """Returns further cases that depend on the rows of the first."""
         return []
+
+    def prepare(self, cases: Sequence[Case], report: Report) -> None:  # noqa: B027
+        """Does what has to be done once before some cases are measured."""
 
     @abstractmethod
     def measure(self, case: Case) -> dict[str, Any]:
@@ -112,12 +117,15 @@ class Suite(ABC):
         """Returns a picture of the rows."""
 
 
-def run_suite(suite: Suite, out: Path, workers: int = 1, report: Report = print) -> list[Row]:
+def run_suite(
+    suite: Suite, out: Path, only: Sequence[str] | None = None, workers: int = 1, report: Report = print
+) -> list[Row]:
     """Measures what was not measured before, and writes `SUITE.json`, `SUITE.md` and `SUITE.png`.
 
     Arguments:
         suite: The suite.
-        out: Where results lie.
+        out: Where results lie; rows that are there stay there.
+        only: The objectives that are measured; all unless given. What is known of the others is shown too.
         workers: How many cases are measured at a time, each in a process of its own.
         report: Takes lines for a person.
 
@@ -127,28 +135,37 @@ def run_suite(suite: Suite, out: Path, workers: int = 1, report: Report = print)
     """
     file = out / f"{suite.name}.json"
     out.mkdir(parents=True, exist_ok=True)
-    known = {row.hash: row for row in _read(file)}
-    first = _complete(suite, suite.cases(), known, file, workers, report)
-    rows = first + _complete(suite, suite.more(first), known, file, workers, report)
-    _write(suite, rows, file)
+    first = suite.cases()
+    known = _complete(suite, _chosen(first, only), file, workers, report)
+    more = suite.more(_found(first, known))
+    known = _complete(suite, _chosen(more, only), file, workers, report)
+    rows = _found([*first, *more], known)
     write_text(out / f"{suite.name}.md", suite.table(rows) + "\n")
     suite.plot(rows).savefig(out / f"{suite.name}.png", dpi=120)
     return rows
 
 
-def _complete(
-    suite: Suite, cases: Sequence[Case], known: dict[str, Row], file: Path, workers: int, report: Report
-) -> list[Row]:
-    """Measures the cases that are not known yet, writes all that is known after each, and returns the cases' rows."""
+def _chosen(cases: Sequence[Case], only: Sequence[str] | None) -> list[Case]:
+    return [case for case in cases if only is None or case.key["objective"] in only]
+
+
+def _found(cases: Sequence[Case], known: Mapping[str, Row]) -> list[Row]:
+    return [known[case.hash] for case in cases if case.hash in known]
+
+
+def _complete(suite: Suite, cases: Sequence[Case], file: Path, workers: int, report: Report) -> dict[str, Row]:
+    """Measures the cases that are not known yet, writes each to what is there, and returns all rows by their hash."""
+    known = _read(file)
     waiting = [case for case in cases if case.hash not in known]
-    if not cases:
-        return []
-    report(f"{suite.name}: {len(cases)} cases, {len(waiting)} of them to be measured")
+    if cases:
+        report(f"{suite.name}: {len(cases)} cases, {len(waiting)} of them to be measured")
+    if waiting:
+        suite.prepare(waiting, report)
     for done, row in enumerate(_measure(suite, waiting, workers), 1):
-        known[row.hash] = row
+        known = {**_read(file), row.hash: row}
         _write(suite, list(known.values()), file)
         report(f"{done}/{len(waiting)} {', '.join(map(str, row.key.values()))}: {_sentence(row)}")
-    return [known[case.hash] for case in cases]
+    return known
 
 
 def _measure(suite: Suite, cases: Sequence[Case], workers: int) -> Iterator[Row]:
@@ -180,9 +197,10 @@ def _row(suite: Suite, case: Case) -> Row:
     return Row(case.key, case.hash, values, commit(), f"{describe_machine()['processor']}")
 
 
-def _read(file: Path) -> list[Row]:
+def _read(file: Path) -> dict[str, Row]:
     try:
-        return [Row(**row) for row in json.loads(read_text(file, LARGEST))["rows"]] if file.exists() else []
+        rows = [Row(**row) for row in json.loads(read_text(file, LARGEST))["rows"]] if file.exists() else []
+        return {row.hash: row for row in rows}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"'{file}' does not hold benchmark results: {error}. Remove it to measure anew.") from error
 
@@ -194,4 +212,4 @@ def _write(suite: Suite, rows: Sequence[Row], file: Path) -> None:
 
 def _sentence(row: Row) -> str:
     numbers = {name: value for name, value in row.values.items() if isinstance(value, int | float)}
-    return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+    return row.values.get("failed") or ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())

@@ -5,13 +5,14 @@ the source; the map jumps the rest,
 
 .. math:: g = \alpha \, \tilde v + (1 - \alpha) \, \mathrm{sg}[u_\theta(x_s - \alpha (s - t) \tilde v, s', t)] .
 
-At \(\alpha = 1\) this is flow matching along whole trajectories, at 1/2 with the model's own velocity a shortcut, and
-the limit \(\alpha \to 0\) is :mod:`.mean_flow`, which takes over where \(\alpha < 0.005\). The share falls along a
-sigmoid as training goes on. With a step along the true trajectory the identity is exact; with the conditional one,
+At \(\alpha = 1\) this is flow matching along whole trajectories, at 1/2 with the model's own velocity it would be a
+shortcut, and the limit \(\alpha \to 0\) is :mod:`.mean_flow`, which takes over where \(\alpha < 0.005\). The share falls
+along a sigmoid as training goes on. With a step along the true trajectory the identity is exact; with the conditional one,
 whose mean is straight, it has a bias of order \(\alpha^2\), gone at the end of the schedule. The step is a share by the
 clock of the straight path, where it is the published one. Needs two times and, at the end, one directional derivative.
-It learns what its times are drawn from. The adaptive weight is multiplied by \(\alpha\) while that is not zero. Fragile
-as mean flow is, later.
+It learns what its times are drawn from. The weight of a jump is multiplied by \(\alpha\) while that is not zero; that of
+the diagonal is not. The published code also clips goals to \(\pm 4\), which is left out here. Fragile as mean flow is,
+later.
 
 References:
     | AlphaFlow: Understanding and Improving MeanFlow Models (Zhang et al., 2025)
@@ -19,14 +20,12 @@ References:
 
 __all__ = ["AlphaFlow"]
 
-import dataclasses
 import math
 
 from torch import Tensor
 
-from ..batch import Batch
 from ..derivatives import Derivative, ForwardMode
-from ..losses import AdaptiveWeight, Loss, Metric, Weight
+from ..losses import AdaptiveWeight, Metric, Weight
 from ..maps import SolutionMap
 from ..random import Draws
 from ..times import LogNormal, PairMeasure, TimePair, Triangle, between
@@ -74,9 +73,8 @@ class AlphaFlow(MeanFlow):
         alpha = 1 / (1 + math.exp(min(fall, 700.0)))
         return 0.0 if alpha < CUT else 1.0 if alpha > 1 - CUT else alpha
 
-    def loss(self, flow_map: SolutionMap, batch: Batch, draws: Draws, progress: float) -> Loss:
-        loss = super().loss(flow_map, batch, draws, progress)
-        return dataclasses.replace(loss, value=loss.value * (self.alpha(progress) or 1.0))
+    def importance(self, progress: float) -> float:
+        return self.alpha(progress) or 1.0
 
     def off_diagonal(
         self, flow_map: SolutionMap, noisy: NoisySample, pair: TimePair, velocity: Tensor, draws: Draws, progress: float

@@ -64,6 +64,12 @@ class Objective(nn.Module, ABC):
             UsageError: It cannot work here: a network that is blind to the target time, a limit that the path does not have,
                 a derivative that the network cannot give.
         """
+        if isinstance(flow_map, FlowMap):
+            requires(
+                self.learned <= {"edge"} or not flow_map.scaling.edge_only,
+                "objective.scaling=edm_floor knows jumps to clean data only, and this objective learns more; "
+                "use objective.scaling=rotation.",
+            )
         if self.two_times and isinstance(flow_map, FlowMap):
             _check_two_times(flow_map, batch)
         return []

@@ -9,8 +9,9 @@ next, in clean data,
 
 The denoising term is :mod:`.denoising` on the same weights: without a teacher it is where the flow comes from. Needs
 two times and a target network; no derivative. It learns all three parts. Against the publication: the distance is in
-the model's space instead of LPIPS, \(\lambda\) is constant instead of a ratio of gradient norms, and there is no
-discriminator, which is what the published scores rest on. The bias is that of the solver's steps: the published ones
+the model's space instead of LPIPS, \(\lambda\) is constant instead of a ratio of gradient norms, the denoising term's
+times are log-normal only, the number of grid steps from s to u is uniform instead of proportional to itself, and there
+is no discriminator, which is what the published scores rest on. The bias is that of the solver's steps: the published ones
 are as many as the grid's between s and u, here one spans up to `longest` of them unless `source.steps` says more.
 Fragile at first, when the diagonal that leads from s to u is still wrong.
 
@@ -33,7 +34,7 @@ from ..times import LogNormal, TimeMeasure, karras_ratios
 from .base import Objective
 from .denoising import Denoising
 from .sources import ModelDiagonal, Source, noisy_sample
-from .targets import Averaged, Target
+from .targets import Averaged, Online, Target
 
 
 class ConsistencyTrajectory(Objective):
@@ -65,6 +66,10 @@ class ConsistencyTrajectory(Objective):
         if not (points >= 3 and 1 <= longest < points):
             raise ValueError("points is at least 3, and longest smaller")
         super().__init__(target or Averaged(0.999))
+        if isinstance(target, Online):
+            raise ValueError("the jumps to clean data are not to be learned from here; target is averaged")
+        if not denoising and isinstance(source, ModelDiagonal | None):
+            raise ValueError("without its denoising term it needs a teacher for source")
         self.points, self.longest, self.denoising = points, longest, denoising
         self.source, self.metric = source or ModelDiagonal(Heun()), metric or L2()
         self.diagonal = Denoising(times)

@@ -14,7 +14,8 @@ r growing from 0 to 1 at first, and normalised to \(g / (\lVert g \rVert + c)\).
 with a learned weight \(w_\phi\). As n is the clock of every path, states are carried to the spherical one, exactly,
 whatever path and scaling the map has. Needs one time and one directional derivative; no second network. It learns the
 edge. The gradient is linear in the velocity but for the normalisation, which makes the conditional one a heuristic. The
-norm is the root mean square of a sample, so that c does not depend on its size. Fragile at high noise, where the
+norm is the root mean square of a sample, so that c does not depend on its size, and there is no prior weight \(1 /
+(\sigma_{data} \tan n)\): both as in public code that trains small networks. Fragile at high noise, where the
 derivative of a time embedding with high frequencies explodes, and from scratch: published runs start from a diffusion
 model.
 
@@ -38,7 +39,7 @@ from ..tensors import expand_right, position_mask, row_mean
 from ..times import LogNormal, TimeMeasure
 from .base import Objective
 from .mean_flow import directional
-from .sources import Conditional, NoisySample, Source, noisy_sample
+from .sources import NoisySample, Source, noisy_sample, settled
 
 
 class ContinuousConsistency(Objective):
@@ -68,7 +69,9 @@ class ContinuousConsistency(Objective):
         super().__init__()
         if not (0 <= warmup <= 1 and normalise >= 0):
             raise ValueError("warmup is a share of the training, and normalise not negative")
-        self.times, self.source, self.derivative = times, source or Conditional(), derivative
+        if isinstance(weight, LearnedLogVariance) and weight.times != 1:
+            raise ValueError("its weight depends on one time; times is 1")
+        self.times, self.source, self.derivative = times, settled(source, self.learned), derivative
         self.warmup, self.normalise, self.weight = warmup, normalise, weight or LearnedLogVariance()
 
     def loss(self, flow_map: SolutionMap, batch: Batch, draws: Draws, progress: float) -> Loss:
@@ -100,7 +103,7 @@ class ContinuousConsistency(Objective):
 
     def self_check(self, flow_map: SolutionMap, batch: Batch) -> list[str]:
         lines = super().self_check(flow_map, batch)
-        self.derivative, more = directional(self.derivative, flow_map, batch)
+        self.derivative, more = directional(self.derivative, flow_map, batch, edge=True)
         return [*lines, *more]
 
 

@@ -21,7 +21,7 @@ from ..maps import SolutionMap
 from ..random import Draws
 from ..times import LogNormal, TimeMeasure
 from .base import Objective
-from .sources import Conditional, Source, noisy_sample
+from .sources import Source, clean_state, noisy_sample, settled
 
 
 class Denoising(Objective):
@@ -43,14 +43,12 @@ class Denoising(Objective):
         source: Source | None = None,
     ) -> None:
         super().__init__()
-        self.times, self.metric, self.source = times, metric or L2(), source or Conditional()
+        self.times, self.metric, self.source = times, metric or L2(), settled(source, self.learned)
 
     def loss(self, flow_map: SolutionMap, batch: Batch, draws: Draws, progress: float) -> Loss:
         s = self.times.times(draws.uniform("times"), flow_map.path)
         noisy, ratio = noisy_sample(flow_map, batch, draws, s), flow_map.path.noise_ratio(s)
-        clean = noisy.x
-        if not isinstance(self.source, Conditional):
-            clean = flow_map.path.denoised(noisy.x_s, self.source.velocity(flow_map, noisy), s)
+        clean = clean_state(self.source, flow_map, noisy)
         distance = self.metric(flow_map.endpoint(noisy.x_s, s, s, noisy.cond), clean, noisy.cond.mask)
         weight = 1.0 if self.metric.simplex else edm_weight(ratio, flow_map.sigma_data).to(distance.dtype)
         return Loss((distance * weight).mean(), distance.detach(), ratio)

@@ -1,10 +1,10 @@
 r"""Easy consistency training: the edge, in steps that begin as denoising and tighten.
 
 The identity and the bias of a finite step are those of :mod:`.edge`. The source time is drawn from a continuous
-measure; the lower ratio comes from a curriculum that starts at r = 0, which is denoising, and shrinks the step in
-stages. Needs one time, no derivative and no second network. It learns the edge. Published runs start from a diffusion
-model; from scratch the first stages, which are denoising, take its place. Fragile in half precision once the steps are
-short.
+measure; the lower ratio comes from a curriculum that starts at r = 0 for all but high noise (\(\rho < \ln 7\) with its
+usual constants), which is denoising, and shrinks the step in stages. Needs one time, no derivative and no second
+network. It learns the edge. Published runs start from a diffusion model; from scratch the first stages, which are
+denoising, take its place. Fragile in half precision once the steps are short.
 
 References:
     | Consistency Models Made Easy (Geng et al., 2024), section 3 and algorithm 1

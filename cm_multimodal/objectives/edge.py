@@ -26,7 +26,7 @@ from ..maps import SolutionMap
 from ..random import Draws
 from ..tensors import where_rows
 from .base import Objective
-from .sources import Conditional, NoisySample, Source, noisy_sample
+from .sources import NoisySample, Source, noisy_sample, settled
 from .targets import Target
 
 
@@ -46,7 +46,7 @@ class FiniteConsistency(Objective):
         self, source: Source | None = None, target: Target | None = None, metric: Metric | None = None
     ) -> None:
         super().__init__(target)
-        self.source, self.metric = source or Conditional(), metric or L2()
+        self.source, self.metric = settled(source, self.learned), metric or L2()
 
     @abstractmethod
     def rungs(self, draws: Draws, progress: float) -> Rungs:

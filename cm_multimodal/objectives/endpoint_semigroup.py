@@ -30,7 +30,7 @@ from ..random import Draws
 from ..tensors import expand_right
 from ..times import LogNormal, TimePair, Triangle, between
 from .base import Objective
-from .sources import Conditional, NoisySample, Source, noisy_sample
+from .sources import NoisySample, Source, anchored, clean_state, noisy_sample, settled
 
 
 class EndpointSemigroup(Objective):
@@ -51,8 +51,8 @@ class EndpointSemigroup(Objective):
         source: Source | None = None,
     ) -> None:
         super().__init__()
-        self.learned = times.learned()
-        self.times, self.metric, self.source = times, metric or L2(), source or Conditional()
+        self.learned = anchored(times.learned())
+        self.times, self.metric, self.source = times, metric or L2(), settled(source, self.learned)
 
     def loss(self, flow_map: SolutionMap, batch: Batch, draws: Draws, progress: float) -> Loss:
         pair = self.times.pairs(draws, flow_map.path)
@@ -64,9 +64,7 @@ class EndpointSemigroup(Objective):
 
     @torch.no_grad()
     def _goal(self, flow_map: SolutionMap, noisy: NoisySample, pair: TimePair, draws: Draws) -> Tensor:
-        clean = noisy.x
-        if not isinstance(self.source, Conditional):
-            clean = flow_map.path.denoised(noisy.x_s, self.source.velocity(flow_map, noisy), noisy.s)
+        clean = clean_state(self.source, flow_map, noisy)
         off = (pair.t < pair.s).nonzero()[:, 0]
         if len(off) == 0:
             return clean

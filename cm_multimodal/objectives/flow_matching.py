@@ -23,7 +23,7 @@ from ..maps import SolutionMap
 from ..random import Draws
 from ..times import LogNormal, TimeMeasure
 from .base import Objective
-from .sources import Conditional, ModelDiagonal, Source, noisy_sample
+from .sources import Source, clean_state, noisy_sample, settled
 
 
 class FlowMatching(Objective):
@@ -42,15 +42,16 @@ class FlowMatching(Objective):
         self, times: TimeMeasure = LogNormal(0.0, 1.0), metric: Metric | None = None, source: Source | None = None
     ) -> None:
         super().__init__()
-        if isinstance(source, ModelDiagonal):
-            raise ValueError("flow matching learns the diagonal: it cannot be its own source")
-        self.times, self.metric, self.source = times, metric or L2(), source or Conditional()
+        self.times, self.metric, self.source = times, metric or L2(), settled(source, self.learned)
 
     def loss(self, flow_map: SolutionMap, batch: Batch, draws: Draws, progress: float) -> Loss:
         s = self.times.times(draws.uniform("times"), flow_map.path)
         noisy = noisy_sample(flow_map, batch, draws, s)
         if self.metric.simplex:
-            prediction, target = flow_map.endpoint(noisy.x_s, s, s, batch.cond), batch.x
+            prediction, target = (
+                flow_map.endpoint(noisy.x_s, s, s, batch.cond),
+                clean_state(self.source, flow_map, noisy),
+            )
         else:
             prediction, target = flow_map.velocity(noisy.x_s, s, batch.cond), self.source.velocity(flow_map, noisy)
         distance = self.metric(prediction, target, batch.cond.mask)

@@ -7,7 +7,8 @@ The identity is that of :mod:`.mean_flow`, solved for the velocity. The network'
 
 is compared with a velocity that does not depend on the network, the conditional one, while the derivative follows the
 model's own velocity on its diagonal: both sides of the tangent are then functions of the noisy state alone, which takes
-the conditional noise out of the derivative. Its gradient is linear in the conditional velocity. Needs two times and one
+the conditional noise out of the derivative. Its gradient is linear in the conditional velocity but for the adaptive
+weight. Needs two times and one
 directional derivative, at the price of one more call without gradient; the published network has a second head for that
 velocity instead. It learns what its times are drawn from. As the two velocities belong to different ends of a jump, its
 loss off the diagonal changes with the path, unlike that of mean flow (the minimiser does not). Fragile as mean flow is;

@@ -16,7 +16,8 @@ On the diagonal this is flow matching, and the derivative is taken for the other
 the velocity, so that the conditional one may stand in for the true one; the adaptive weight w makes that a heuristic.
 Needs two times and one directional derivative; no target network. It learns what its times are drawn from: diagonal,
 edge and triangle. Fragile where the derivative is wrong (the start-up self-test) or half precision rounds it (it is
-computed in float32), and late in training at high noise, which the adaptive weight tames.
+computed in float32), and late in training at high noise, which the adaptive weight tames. The norm in the weight is the
+mean over a sample's elements where the published code has their sum: here c acts the same on samples of any size.
 
 References:
     | Mean Flows for One-step Generative Modeling (Geng et al., 2025), equations 6 and 8-11
@@ -82,17 +83,25 @@ class MeanFlow(MeanVelocityRegression):
         return [*lines, *more]
 
 
-def directional(derivative: Derivative, flow_map: SolutionMap, batch: Batch) -> tuple[Derivative, list[str]]:
+def directional(
+    derivative: Derivative, flow_map: SolutionMap, batch: Batch, edge: bool = False
+) -> tuple[Derivative, list[str]]:
     """Holds a derivative against a finite difference, in float64, on a copy of the map with perturbed weights.
 
     Returns it, or another that works where it does not, and sentences on it.
+
+    Arguments:
+        derivative: The derivative that is wanted.
+        flow_map: The map.
+        batch: Some samples.
+        edge: Whether jumps to clean data are derived instead of mean velocities.
     """
     probe = perturbed(flow_map)  # type: ignore[type-var]
     draws = Draws(0, torch.arange(len(batch.x), device=batch.x.device))
     x, v = (draws.noise(name, tuple(batch.x.shape[1:]), torch.float64) for name in ("state", "tangent"))
     s, cond = flow_map.path.time_of(torch.exp(draws.uniform("times") - 0.5)), batch.cond
 
-    def mean_velocity(a: Tensor, b: Tensor) -> Tensor:
-        return probe.mean_velocity(a, b, 0.3 * s, cond)
+    def f(a: Tensor, b: Tensor) -> Tensor:
+        return probe.jump(a, b, torch.zeros_like(s), cond) if edge else probe.mean_velocity(a, b, 0.3 * s, cond)
 
-    return working(derivative, mean_velocity, x, s, v)
+    return working(derivative, f, x, s, v)

@@ -34,7 +34,7 @@ from ..random import Draws
 from ..tensors import expand_right, position_mask
 from ..times import RATIO_MAX, LogNormal, PairMeasure, TimePair, Triangle, straight_clock
 from .base import Objective, requires
-from .sources import Conditional, Source, noisy_sample
+from .sources import Source, noisy_sample, settled
 
 NEAREST, SMALLEST = 1e-4, 1e-6
 
@@ -63,9 +63,9 @@ class MomentMatching(Objective):
         super().__init__()
         if group < 1 or halvings < 1:
             raise ValueError("group and halvings are at least 1")
-        self.learned = times.learned()
+        self.learned = times.learned() - {"diagonal"}  # where s = t both sides are one and the same
         self.times, self.group, self.halvings, self.shift = times, group, halvings, shift
-        self.source = source or Conditional()
+        self.source = settled(source, self.learned)
 
     def loss(self, flow_map: SolutionMap, batch: Batch, draws: Draws, progress: float) -> Loss:
         self._check_groups(draws)

@@ -2,7 +2,7 @@ r"""Self-distillation by derivatives: what its Eulerian and Lagrangian forms sha
 
 The diagonal is learned by flow matching; off it the map has to satisfy a differential equation in which its own
 diagonal plays the velocity. Gradients flow through the derivative by time, which costs a second pass with its graph on
-the samples off the diagonal.
+the samples off the diagonal. All calls share the dropout mask; the published code drops on the diagonal only.
 
 References:
     | How to build a consistency model: Learning flow maps via self-distillation (Boffi et al., 2025)
@@ -23,7 +23,7 @@ from ..random import Draws
 from ..times import PairMeasure, TimePair
 from .base import Objective, requires
 from .mean_flow import directional
-from .sources import Conditional, NoisySample, Source, noisy_sample
+from .sources import NoisySample, Source, anchored, noisy_sample, settled
 from .targets import Target
 
 
@@ -51,8 +51,8 @@ class SelfDistillation(Objective):
         metric: Metric | None = None,
     ) -> None:
         super().__init__(target)
-        self.times, self.source, self.derivative = times, source or Conditional(), derivative or ForwardMode()
-        self.learned, self.weight, self.metric = times.learned(), weight or AdaptiveWeight(), metric or L2()
+        self.learned, self.weight, self.metric = anchored(times.learned()), weight or AdaptiveWeight(), metric or L2()
+        self.times, self.source, self.derivative = times, settled(source, self.learned), derivative or ForwardMode()
         if not self.metric.quadratic:
             raise ValueError(
                 "it needs a quadratic metric: the velocity on the diagonal is a noisy sample of the true one"

@@ -23,7 +23,7 @@ from ..losses import Metric, Weight
 from ..maps import SolutionMap
 from ..random import Draws
 from ..times import LogNormal, PairMeasure, TimePair, Triangle, between
-from .sources import NoisySample, Source
+from .sources import NoisySample, Source, anchored
 from .triangle import MeanVelocityRegression, two_jumps
 
 
@@ -47,6 +47,7 @@ class SemigroupSelfDistillation(MeanVelocityRegression):
         metric: Metric | None = None,
     ) -> None:
         super().__init__(times, source, weight, metric=metric)
+        anchored(self.learned)
         self.halve = halve
 
     def off_diagonal(

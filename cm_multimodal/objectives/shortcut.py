@@ -9,7 +9,8 @@ shortest is anchored to a step of the source; a longer one aims at two of half i
 Needs two times and a target network; no derivative. It learns the edge and the triangle, on the lattice: jumps in 1, 2,
 4, 8, ... equal steps of the straight grid, and little in between. The anchor with the conditional sample is a straight
 step of 1/128, whose bias is of that order: on \(\mathcal{N}(0.3, 0.7^2)\) the map of the whole way is 1.0 % short.
-Fragile without the averaged target; published runs report that weight decay keeps them stable.
+Fragile without the averaged target; published runs report that weight decay keeps them stable, and clip states and goals
+to \(\pm 4\), which is left out here.
 
 References:
     | One Step Diffusion via Shortcut Models (Frans et al., 2024), section 3 and algorithm 1

@@ -6,7 +6,9 @@ They may stand in only where the gradient of the loss is linear in them; where i
 is left.
 """
 
-__all__ = ["Conditional", "ModelDiagonal", "NoisySample", "Source", "Teacher", "noisy_sample"]
+__all__ = [
+    "Conditional", "ModelDiagonal", "NoisySample", "Source", "Teacher", "anchored", "clean_state", "noisy_sample", "settled",
+]  # fmt: skip
 
 import dataclasses
 import torch
@@ -14,6 +16,7 @@ import torch
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from torch import Tensor
+from typing import ClassVar
 
 from ..batch import Batch, Conditions
 from ..maps import SolutionMap, TransportedMap
@@ -39,7 +42,15 @@ class NoisySample:
 
 
 class Source(ABC):
-    """Gives the flow at a noisy state, without gradient."""
+    """Gives the flow at a noisy state, without gradient.
+
+    Attributes:
+        given: Whether the flow comes from outside of the map that learns, so that its diagonal can be learned from it.
+        asks_diagonal: Whether the map that learns is asked for its diagonal, so that this has to be learned.
+    """
+
+    given: ClassVar[bool] = True
+    asks_diagonal: ClassVar[bool] = False
 
     @abstractmethod
     def velocity(self, flow_map: SolutionMap, noisy: NoisySample) -> Tensor:
@@ -71,6 +82,11 @@ class ModelDiagonal(Source):
 
     solver: Solver = dataclasses.field(default_factory=Euler)
     steps: int = 1
+    given: ClassVar[bool] = False
+    asks_diagonal: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check_steps(self.steps)
 
     def velocity(self, flow_map: SolutionMap, noisy: NoisySample) -> Tensor:
         with torch.no_grad():
@@ -83,7 +99,7 @@ class ModelDiagonal(Source):
 
 @dataclass(frozen=True)
 class Teacher(Source):
-    """The flow of another map: an exact one, or one trained before. It may live on another path.
+    """The flow of another map: an exact one, or one trained before, without dropout. It may live on another path.
 
     Arguments:
         teacher: The map.
@@ -95,26 +111,74 @@ class Teacher(Source):
     solver: Solver | None = dataclasses.field(default_factory=Heun)
     steps: int = 1
 
+    def __post_init__(self) -> None:
+        _check_steps(self.steps)
+
     def velocity(self, flow_map: SolutionMap, noisy: NoisySample) -> Tensor:
         with torch.no_grad():
-            return self._on_path_of(flow_map).velocity(noisy.x_s, noisy.s, noisy.cond)
+            return self._on_path_of(flow_map).velocity(noisy.x_s, noisy.s, _undropped(noisy.cond))
 
     def step(self, flow_map: SolutionMap, noisy: NoisySample, t: Tensor) -> Tensor:
-        teacher = self._on_path_of(flow_map)
+        teacher, cond = self._on_path_of(flow_map), _undropped(noisy.cond)
         with torch.no_grad():
             if self.solver is None:
-                return teacher.jump(noisy.x_s, noisy.s, t, noisy.cond)
-            return self.solver(teacher, noisy.x_s, _grid(teacher, noisy.s, t, self.steps), noisy.cond)
+                return teacher.jump(noisy.x_s, noisy.s, t, cond)
+            return self.solver(teacher, noisy.x_s, _grid(teacher, noisy.s, t, self.steps), cond)
 
     def _on_path_of(self, flow_map: SolutionMap) -> SolutionMap:
         same = vars(self.teacher.path) == vars(flow_map.path) and type(self.teacher.path) is type(flow_map.path)
         return self.teacher if same else TransportedMap(self.teacher, flow_map.path)
 
 
+def clean_state(source: Source, flow_map: SolutionMap, noisy: NoisySample) -> Tensor:
+    """Returns the clean state, with shape (B, *), that a source's velocity points at: the sample, if conditional."""
+    if isinstance(source, Conditional):
+        return noisy.x
+    return flow_map.path.denoised(noisy.x_s, source.velocity(flow_map, noisy), noisy.s)
+
+
+def settled(source: Source | None, learned: frozenset[str]) -> Source:
+    """Returns the source of an objective that learns some parts of a map: the conditional one unless one is given.
+
+    Raises:
+        ValueError: The diagonal would be its own source, or is asked for and not learned.
+    """
+    source = source or Conditional()
+    if "diagonal" in learned and not source.given:
+        raise ValueError("the diagonal cannot be learned from itself; source is conditional, guided or teacher")
+    if source.asks_diagonal and "diagonal" not in learned:
+        raise ValueError(
+            "this source asks the map for its diagonal, which is not learned here; source is conditional or teacher"
+        )
+    return source
+
+
+def anchored(learned: frozenset[str]) -> frozenset[str]:
+    """Returns the parts that an objective learns, which have to include the diagonal, the only place it has the flow from.
+
+    Raises:
+        ValueError: They do not.
+    """
+    if "diagonal" not in learned:
+        raise ValueError(
+            "the flow is learned on the diagonal, and these times are never there; off_diagonal is below 1"
+        )
+    return learned
+
+
 def noisy_sample(flow_map: SolutionMap, batch: Batch, draws: Draws, s: Tensor) -> NoisySample:
     """Adds noise to clean samples, on the map's path."""
     eps = draws.noise("noise", tuple(batch.x.shape[1:]), batch.x.dtype)
     return NoisySample(batch.x, eps, s, flow_map.path.sample(batch.x, eps, s), batch.cond)
+
+
+def _undropped(cond: Conditions) -> Conditions:
+    return dataclasses.replace(cond, dropout=None)
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise ValueError("steps is at least 1")
 
 
 def _grid(flow_map: SolutionMap, s: Tensor, t: Tensor, steps: int) -> Tensor:

@@ -57,6 +57,10 @@ class TerminalVelocity(Objective):
         metric: Metric | None = None,
     ) -> None:
         super().__init__(target or Averaged(0.99))
+        if metric and not metric.quadratic:
+            raise ValueError(
+                "it needs a quadratic metric: the velocity on the diagonal is a noisy sample of the true one"
+            )
         self.times, self.derivative, self.metric = times, derivative or ForwardMode(), metric or L2()
         self.diagonal = FlowMatching(diagonal, self.metric, source)
 

@@ -23,7 +23,7 @@ from ..random import Draws
 from ..tensors import expand_right
 from ..times import PairMeasure, TimePair
 from .base import Objective
-from .sources import Conditional, NoisySample, Source, noisy_sample
+from .sources import NoisySample, Source, noisy_sample, settled
 from .targets import Target
 
 
@@ -49,8 +49,8 @@ class MeanVelocityRegression(Objective):
         metric: Metric | None = None,
     ) -> None:
         super().__init__(target)
-        self.times, self.source, self.weight = times, source or Conditional(), weight or AdaptiveWeight()
         self.learned, self.metric = times.learned(), metric or L2()
+        self.times, self.source, self.weight = times, settled(source, self.learned), weight or AdaptiveWeight()
         if not self.metric.quadratic:
             raise ValueError("it needs a quadratic metric: its goal is a noisy sample of the true one")
 
@@ -60,7 +60,12 @@ class MeanVelocityRegression(Objective):
         prediction = flow_map.mean_velocity(noisy.x_s, pair.s, pair.t, noisy.cond)
         distance = self.metric(prediction, self.goal(flow_map, noisy, pair, draws, progress), noisy.cond.mask)
         weighted = self.weight(distance, flow_map.clock(pair.s), flow_map.clock(pair.t))
+        weighted = torch.where(pair.t < pair.s, self.importance(progress), 1.0).to(weighted.dtype) * weighted
         return Loss(weighted.mean(), distance.detach(), flow_map.path.noise_ratio(pair.s))
+
+    def importance(self, progress: float) -> float:
+        """Returns what a jump weighs beside a velocity of the diagonal, at a progress between 0 and 1."""
+        return 1.0
 
     @torch.no_grad()
     def goal(self, flow_map: SolutionMap, noisy: NoisySample, pair: TimePair, draws: Draws, progress: float) -> Tensor:

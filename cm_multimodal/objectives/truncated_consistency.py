@@ -29,7 +29,7 @@ from ..maps import SolutionMap
 from ..paths import EDM
 from ..random import Draws
 from ..tensors import where_rows
-from ..times import LogNormal, LogStudent, TimeMeasure
+from ..times import RATIO_MAX, RATIO_MIN, LogNormal, LogStudent, TimeMeasure
 from .edge import FiniteConsistency
 from .sources import NoisySample, Source
 from .targets import Averaged
@@ -64,6 +64,8 @@ class TruncatedConsistency(FiniteConsistency):
     ) -> None:
         if not (0 < first < 1 and 0 < on_boundary < 1):
             raise ValueError("first and on_boundary are shares between 0 and 1")
+        if not RATIO_MIN < boundary < RATIO_MAX:
+            raise ValueError(f"boundary is a noise ratio between {RATIO_MIN:g} and {RATIO_MAX:g}")
         super().__init__(source, Averaged(keep), metric)
         self.times, self.curriculum, self.first = times, curriculum, first
         self.boundary, self.on_boundary, self.boundary_weight = boundary, on_boundary, boundary_weight

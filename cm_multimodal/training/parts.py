@@ -11,24 +11,26 @@ from typing import Any
 
 from ..build import build_objective, build_part
 from ..bundle import Card, empty_map
+from ..errors import UsageError
 from ..machine import choose_precision
 from ..maps import FlowMap
-from ..modality import Modality, Splits, find_modality
+from ..modality import Modality, Splits, TensorSpec, find_modality
 from ..objectives import Objective
-from .saved import with_teacher
+from .saved import Student, teacher_checksum, with_teacher
 
 CHUNK, CHUNK_ELEMENTS = 64, 1 << 24  # samples that generation computes at a time, and their elements
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a configuration describes."""
+    """What a configuration describes; `teacher` is the checksum of a teacher's weights."""
 
     splits: Splits
     modality: Modality
     objective: Objective
     card: Card
     flow_map: FlowMap
+    teacher: str | None = None
 
 
 def build_parts(config: Mapping[str, Any], device: torch.device = torch.device("cpu")) -> Parts:
@@ -36,7 +38,12 @@ def build_parts(config: Mapping[str, Any], device: torch.device = torch.device("
     adapter = find_modality(config["modality"])
     splits = adapter.dataset(config["data"])
     modality = adapter(adapter.describe(splits.train))
-    objective = build_objective(with_teacher(config["objective"], modality.spec, device))
+    precision = choose_precision(config["train"]["precision"], device)
+    drop_label = float(config["train"]["drop_label"]) if modality.spec.classes else 0.0
+    dtype = torch.float64 if precision.dtype == torch.float64 else torch.float32
+    taught = with_teacher(config["objective"], Student(modality.spec, drop_label, device, dtype))
+    _check_guided(config["objective"], modality.spec, drop_label)
+    objective = build_objective(taught)
     card = Card(
         modality=config["modality"],
         spec=modality.spec,
@@ -47,12 +54,26 @@ def build_parts(config: Mapping[str, Any], device: torch.device = torch.device("
         learned=tuple(sorted(objective.learned)),
         objective=config["objective"]["name"],
         chunk=max(1, min(CHUNK, CHUNK_ELEMENTS // math.prod(modality.spec.shape))),
-        drop_label=float(config["train"]["drop_label"]) if modality.spec.classes else 0.0,
+        drop_label=drop_label,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
-        flow_map = empty_map(card, modality, choose_precision(config["train"]["precision"], device))
-    return Parts(splits, modality, objective, card, flow_map)
+        flow_map = empty_map(card, modality, precision)
+    return Parts(splits, modality, objective, card, flow_map, teacher_checksum(taught))
+
+
+def _check_guided(objective: Mapping[str, Any], spec: TensorSpec, drop_label: float) -> None:
+    if not any(isinstance(part, Mapping) and part.get("name") == "guided" for part in objective.values()):
+        return
+    if not spec.classes:
+        raise UsageError(
+            "A guided source pushes samples towards their class, and these data have no classes (sub-folders)."
+        )
+    if not 0 < drop_label < 1:
+        raise UsageError(
+            "A guided source compares samples with and without their class, and the second kind is only seen where some "
+            f"classes are dropped: train.drop_label=0.1 (it is {drop_label:g})."
+        )
 
 
 def build_decays(config: Mapping[str, Any]) -> list[Any]:

@@ -73,7 +73,7 @@ def train(config: Mapping[str, Any], folder: Path, report: Report = print) -> Bu
         stack.enter_context(world.joined(device))
         world.on_main(lambda: stack.enter_context(locked(folder, report)))
         module = _module(config, parts, settings, device, folder, world)
-        start = take_over(module, record, config, parts.splits.train, threads, report)
+        start = take_over(module, record, config, parts, threads, report)
         if module.seen >= settings.samples:
             report(f"This run is finished ({module.seen:,} samples). Train on with a larger train.samples=.")
         else:

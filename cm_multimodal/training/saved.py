@@ -1,15 +1,18 @@
 r"""What training leaves behind, read again: a run's newest checkpoint, or a bundle; and a teacher of either kind."""
 
-__all__ = ["load", "load_run", "with_teacher"]
+__all__ = ["Student", "load", "load_run", "teacher_checksum", "with_teacher"]
 
+import hashlib
 import torch
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..bundle import CARD, Bundle, read_bundle
 from ..errors import DataError, UsageError
+from ..maps import FlowMap
 from ..modality import TensorSpec
 from .checkpoints import latest
 from .records import RunRecord
@@ -40,30 +43,80 @@ def load_run(folder: Path) -> Bundle:
     return read_bundle(checkpoint.folder)
 
 
-def with_teacher(objective: Mapping[str, Any], spec: TensorSpec, device: torch.device) -> Mapping[str, Any]:
-    """Puts the map of a run or bundle in the place where an objective's source names a teacher.
+@dataclass(frozen=True)
+class Student:
+    """What learns from a teacher.
+
+    Arguments:
+        spec: Its tensors.
+        drop_label: How often it sees samples without their class.
+        device: Where it learns.
+        dtype: The type of its weights.
+    """
+
+    spec: TensorSpec
+    drop_label: float
+    device: torch.device
+    dtype: torch.dtype
+
+
+def with_teacher(objective: Mapping[str, Any], student: Student) -> Mapping[str, Any]:
+    """Puts the maps of runs or bundles in the places where an objective names a teacher.
 
     Raises:
         UsageError: None is named, it is not there, or it is of another kind than what is to be trained.
     """
-    source = objective.get("source")
-    if not isinstance(source, Mapping):
-        return objective
-    if source.get("name") != "teacher":
-        return {**objective, "source": with_teacher(source, spec, device)}
+    whole = dict(objective)
+    for key, part in objective.items():
+        if isinstance(part, Mapping):
+            whole[key] = with_teacher(part, student)
+            if part.get("name") == "teacher":
+                whole[key] = {**part, "teacher": _teacher(part, student, str(objective.get("name")))}
+    return whole
+
+
+def teacher_checksum(objective: Mapping[str, Any]) -> str | None:
+    """Returns a checksum of the weights of all teachers that were put in place, if there are any."""
+    found = [
+        teacher_checksum(part) if isinstance(part, Mapping) else _checksum(part)
+        for part in objective.values()
+        if isinstance(part, Mapping | FlowMap)
+    ]
+    marks = [mark for mark in found if mark]
+    return hashlib.sha256("".join(marks).encode()).hexdigest() if marks else None
+
+
+def _checksum(flow_map: FlowMap) -> str:
+    digest = hashlib.sha256()
+    for tensor in flow_map.state_dict().values():
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _teacher(source: Mapping[str, Any], student: Student, objective: str) -> FlowMap:
     place = source.get("teacher")
     if place is None:
         raise UsageError(
-            f"objective={objective.get('name')} learns from a teacher: name a run or a bundle that learned its diagonal, "
+            f"objective={objective} learns from a teacher: name a run or a bundle that learned its diagonal, "
             "objective.source.teacher=runs/NAME. Without one, objective=easy_consistency learns the same from data."
         )
     bundle = load(Path(str(place)).expanduser())
-    _compare(bundle, spec, str(place))
-    return {**objective, "source": {**source, "teacher": bundle.flow_map.to(device)}}
+    _compare(bundle, student, str(place))
+    if "solver" in source and source["solver"] is None and "triangle" not in bundle.card.learned:
+        raise UsageError(
+            f"source.solver=null lets the teacher '{place}' jump by itself, and it learned the "
+            f"{' and the '.join(bundle.card.learned)} of the solution map only; use source.solver.name=heun."
+        )
+    return bundle.flow_map.to(student.device, student.dtype).eval()
 
 
-def _compare(teacher: Bundle, spec: TensorSpec, place: str) -> None:
-    card = teacher.card
+def _compare(teacher: Bundle, student: Student, place: str) -> None:
+    card, spec = teacher.card, student.spec
+    if card.spec.classes and student.drop_label and not card.drop_label:
+        raise UsageError(
+            f"train.drop_label={student.drop_label:g} shows samples without their class, and the teacher '{place}' never "
+            "saw any; train it with train.drop_label too, or leave it out here."
+        )
     if card.spec.shape != spec.shape or card.spec.classes not in ((), spec.classes):
         raise UsageError(
             f"The teacher '{place}' knows samples of shape {card.spec.shape} and {len(card.spec.classes)} classes; those to "

@@ -11,10 +11,10 @@ from typing import Any
 
 from ..errors import DataError, UsageError
 from ..machine import describe_machine, free_cores, set_threads
-from ..modality import Dataset
 from .checkpoints import PLACES, Checkpoint, check, latest, load_state, place, set_aside
 from .data import fingerprint
 from .module import TrainingModule
+from .parts import Parts
 from .records import RunRecord, read_config
 from .settings import TrainSettings
 from .world import World
@@ -58,25 +58,28 @@ def set_threads_of(record: RunRecord, settings: TrainSettings, world: World, rep
 
 
 def take_over(
-    module: TrainingModule, record: RunRecord, config: Mapping[str, Any], train: Dataset, threads: int, report: Report
+    module: TrainingModule, record: RunRecord, config: Mapping[str, Any], parts: Parts, threads: int, report: Report
 ) -> Checkpoint | None:
     """Brings a module to where the run is, writes the record of a new one, and returns the checkpoint that it began from.
 
     Raises:
         UsageError: The folder cannot be written.
-        DataError: There are checkpoints but none that can be used, or the training data are not what they were.
+        DataError: There are checkpoints but none that can be used, or training data or teacher are not what they were.
     """
-    world, data = module.world, fingerprint(train)
+    world, data = module.world, fingerprint(parts.splits.train)
     if not world.same(data.encode()):
         raise DataError("The processes of this run read different training data; give them the same files.")
     start = _choose(module, record, _wanted(config), report)
     new = start is None or start.folder.parent.resolve() != record.checkpoints.resolve()
     if start is not None:
-        _compare_data(_run_of(start.folder) if new else record, data)
+        begun = _run_of(start.folder) if new else record
+        _compare_data(begun, data)
+        _compare_teacher(begun, parts.teacher)
         _load(module, start)
         report(f"going on from {start.folder.name} ({start.samples:,} samples)")
     if new:
         machine = {**describe_machine(), "threads": threads, "processes": world.size, "data": data}
+        machine |= {"teacher": parts.teacher} if parts.teacher else {}
         world.on_main(lambda: record.start(config, machine))
         report(f"a new run: {record.folder}")
     return start
@@ -133,6 +136,15 @@ def _compare_data(record: RunRecord, data: str) -> None:
         raise DataError(
             f"The training data are not those that the run '{record.folder}' was started with (checksum {before[:12]} then, "
             f"{data[:12]} now): files were added, removed or changed. Restore them, or give the run another name=."
+        )
+
+
+def _compare_teacher(record: RunRecord, teacher: str | None) -> None:
+    before = record.machine().get("teacher")
+    if before is not None and before != teacher:
+        raise DataError(
+            f"The teacher of the run '{record.folder}' has other weights than when it was started: it was trained on. "
+            "Name its checkpoint of then, runs/NAME/checkpoints/step-..., or give this run another name=."
         )
 
 

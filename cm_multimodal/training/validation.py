@@ -38,14 +38,15 @@ def held_out_loss(
         Interrupted: A signal to stop came in between.
     """
     modality = find_modality(card.modality)(card.spec)
-    flow_map = assemble(card, modality, empty_map(card, modality).to(device), weights).flow_map
+    dtype = torch.float64 if any(part.dtype == torch.float64 for part in weights.values()) else torch.float32
+    flow_map = assemble(card, modality, empty_map(card, modality).to(device), weights).flow_map.to(dtype)
     total, size = 0.0, max(min(len(test), MOST) // objective.group, 1) * objective.group
     chunk = max(card.chunk // objective.group, 1) * objective.group
     for first in range(0, size, chunk):
         signals.check()
         ids = torch.arange(first, min(first + chunk, size)) % len(test)
         label, mask = (None if part is None else part[ids].to(device) for part in (test.label, test.mask))
-        batch = Batch(modality.encode(test.raw[ids].to(device)), Conditions(label, mask))
+        batch = Batch(modality.encode(test.raw[ids].to(device)).to(dtype), Conditions(label, mask))
         draws = Draws(SEED, torch.arange(first, first + len(ids), device=device))
         loss = objective.loss(flow_map, batch, draws, progress=1.0)
         total += loss.value.item() * len(ids)

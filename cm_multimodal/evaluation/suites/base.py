@@ -12,16 +12,17 @@ from ...objectives import OBJECTIVES
 from ..benchmark import Row
 
 
-def objective_names(wanted: Sequence[str] | None) -> list[str]:
-    """Returns the objectives that were named, or all of them.
+def objective_names(wanted: Sequence[str] | str | None) -> list[str]:
+    """Returns the objectives that were named, one or a list, or all of them.
 
     Raises:
         UsageError: One of them is unknown.
     """
-    for name in wanted or ():
+    names = [wanted] if isinstance(wanted, str) else list(OBJECTIVES if wanted is None else wanted)
+    for name in names:
         if name not in OBJECTIVES:
             raise UsageError(f"There is no objective '{name}'; {nearest(str(name), OBJECTIVES)}")
-    return list(wanted or OBJECTIVES)
+    return names
 
 
 def grouped(rows: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:

@@ -1,14 +1,18 @@
 r"""Digits: the same network, trained by every objective for the same time, scored as `cmm evaluate` does.
 
-How many samples an objective sees in the time is measured first, on a short training of its own that passes through the
-whole of its schedule. The best ones are trained again with other seeds. A teacher is the suite's own flow matching, whose
+How many samples an objective sees in the time is measured before anything is trained, on a short training of its own that
+passes through the whole of its schedule, one objective after the other; what else the machine does during the trainings
+then changes nothing. The best ones are trained again with other seeds. A teacher is the suite's own flow matching, whose
 training comes first and is not counted.
 """
 
 __all__ = ["Digits"]
 
+import copy
 import dataclasses
+import functools
 import json
+import math
 import statistics
 import tempfile
 
@@ -18,15 +22,19 @@ from matplotlib.figure import Figure
 from pathlib import Path
 from typing import Any
 
+from ... import signals
+from ...errors import Diverged, UsageError
+from ...files import read_text, write_text
 from ...model import Model
-from ...training.records import read_config
+from ...objectives import OBJECTIVES
+from ...training.records import RunRecord, read_config
 from ...training.run import train
-from ..benchmark import Case, Compose, Row, Suite
+from ..benchmark import Case, Compose, Report, Row, Suite
 from ..runner import evaluate, real_row, reference
-from .base import grouped, markdown, notes, objective_names
+from .base import grouped, markdown, notes
 
 SCORES = {"accuracy": 4, "frechet": 3, "precision": 3, "recall": 3}
-TEACHER, PROBE = "flow_matching", 6400  # samples of the short training
+TEACHER, SPEEDS, FASTEST = "flow_matching", "speeds.json", 1e4  # samples a second
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ class Settings:
     Arguments:
         experiment: The experiment whose network and data are used.
         seconds: How long each training lasts.
+        probe: The samples of the short training that its speed is measured on.
         steps: Numbers of steps that are scored.
         seeds: Sampling seeds.
         again: How many of the best are trained again.
@@ -47,6 +56,7 @@ class Settings:
 
     experiment: str = "image/digits"
     seconds: float = 120.0
+    probe: int = 6400
     steps: tuple[int, ...] = (1, 2, 4, 8)
     seeds: tuple[int, ...] = (0, 1, 2)
     again: int = 5
@@ -55,6 +65,19 @@ class Settings:
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     remarks: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not (
+            self.seconds > 0
+            and self.steps
+            and self.seeds
+            and self.training_seeds
+            and self.again >= 0
+            and self.probe >= 640
+        ):
+            raise UsageError(
+                "settings: seconds is above 0, again not negative, probe at least 640, steps and seeds are not empty."
+            )
+
 
 class Digits(Suite):
     """The suite of real digits.
@@ -62,28 +85,39 @@ class Digits(Suite):
     Arguments:
         settings: Its settings.
         compose: The way to configurations.
-        only: The objectives; all unless given.
     """
 
     name = "digits"
     kind = Settings
+    alone = True
 
-    def __init__(self, settings: Settings, compose: Compose, only: Sequence[str] | None = None) -> None:
-        self.settings, self.compose = settings, compose
-        names = objective_names(only)
-        self.names = sorted(names, key=lambda name: name != TEACHER)
+    def __init__(self, settings: Settings, compose: Compose) -> None:
+        self.settings, self.compose = settings, functools.cache(lambda *words: compose("train", words))
 
     def cases(self) -> list[Case]:
-        return [self._case(name, self.settings.training_seeds[0]) for name in self.names]
+        return [self._case(name, self.settings.training_seeds[0]) for name in OBJECTIVES]
 
     def more(self, rows: Sequence[Row]) -> list[Case]:
-        best = sorted(rows, key=rank)[: self.settings.again]
+        best = sorted(rows, key=self._rank)[: self.settings.again]
         return [self._case(row.key["objective"], seed) for row in best for seed in self.settings.training_seeds[1:]]
+
+    def prepare(self, cases: Sequence[Case], report: Report) -> None:
+        """Measures the speeds that are not known, and trains the teacher where one is needed."""
+        teacher, taught = self._teacher(), [case for case in cases if _has_teacher(case)]
+        alone = [case for case in cases if not _has_teacher(case)]
+        for case in [teacher] * bool(taught) + alone:
+            self._measure_speed(case, report)
+        if taught:
+            self._train(teacher)
+        for case in taught:
+            self._measure_speed(case, report)
 
     def measure(self, case: Case) -> dict[str, Any]:
         config = case.config["train"]
-        folder = self._train(case)
-        model = Model.load(folder)
+        try:
+            model = Model.load(self._train(case))
+        except Diverged as error:
+            return {"failed": str(error), "learned": [], "samples": 0, "scores": {}}
         ground = reference(model.bundle, config["data"], {**config["evaluation"], "seeds": list(self.settings.seeds)})
         scores: dict[str, dict[str, list[float]]] = {}
         for row in evaluate(model, ground, self.settings.steps):
@@ -92,42 +126,63 @@ class Digits(Suite):
                 place[name].append(getattr(row, name))
         return {
             "learned": sorted(model.bundle.card.learned), "samples": model.bundle.card.samples_seen,
-            "seconds": _seconds(folder),
-            "scores": scores, "real": dataclasses.asdict(real_row(model, ground)),
+            "seconds": _seconds(self._folder(case)), "scores": scores,
+            "real": dataclasses.asdict(real_row(model, ground)),
         }  # fmt: skip
 
     def _train(self, case: Case) -> Path:
-        """Trains a case, and before it its teacher if that is not there (any more), and returns its run."""
-        config = case.config["train"]
-        folder = Path(self.settings.runs) / config["name"]
-        source = config["objective"].get("source", {})
-        if source.get("name") == "teacher" and not Path(source["teacher"]).exists():
-            self._train(self._case(TEACHER, self.settings.training_seeds[0]))
-        samples = _samples(config, folder, case.config["seconds"])
-        train({**config, "train": {**config["train"], "samples": samples}}, folder, lambda line: None)
+        """Trains a case, or what is left of it, and returns its run."""
+        config, folder = case.config["train"], self._folder(case)
+        train({**config, "train": {**config["train"], "samples": self._samples(case)}}, folder, lambda line: None)
         return folder
+
+    def _samples(self, case: Case) -> int:
+        """Returns how many samples a training sees in its time; one that was begun keeps its number."""
+        if RunRecord(self._folder(case)).exists():
+            return int(read_config(self._folder(case))["train"]["samples"])
+        batch, speed = case.config["train"]["train"]["batch"], self._speeds()[_work(case)]
+        return max(round(min(speed, FASTEST) * case.config["seconds"] / batch), 1) * batch
+
+    def _measure_speed(self, case: Case, report: Report) -> None:
+        if _work(case) in self._speeds() or RunRecord(self._folder(case)).exists():
+            return
+        signals.check()
+        try:
+            speed = _samples_a_second(case.config["train"], self.settings.probe)
+        except Diverged:
+            speed = math.inf  # the training goes on until it diverges too
+        report(f"{case.key['objective']}: {speed:.0f} samples a second")
+        Path(self.settings.runs).mkdir(parents=True, exist_ok=True)
+        write_text(Path(self.settings.runs) / SPEEDS, json.dumps({**self._speeds(), _work(case): speed}, indent=1))
+
+    def _speeds(self) -> dict[str, float]:
+        file = Path(self.settings.runs) / SPEEDS
+        return dict(json.loads(read_text(file))) if file.exists() else {}
+
+    def _folder(self, case: Case) -> Path:
+        depends = {key: case.config[key] for key in ("train", "seconds")}
+        return Path(self.settings.runs) / f"{case.config['train']['name']}-{Case({}, depends).hash[:8]}"
 
     def protocol(self) -> dict[str, Any]:
         return dataclasses.asdict(self.settings)
 
     def table(self, rows: Sequence[Row]) -> str:
         head = ["objective", "learns", "samples", *(f"{n} step{'s' * (n > 1)}" for n in self.settings.steps)]
-        order = sorted(grouped(rows, "objective").items(), key=lambda item: min(map(rank, item[1])))
         parts = []
         for score, digits in SCORES.items():
-            body = [self._line(name, group, score, digits) for (name,), group in order]
-            real = rows[0].values["real"][score]
+            body = [self._line(name, group, score, digits) for name, group in self._ordered(rows)]
+            real = next(row.values["real"][score] for row in rows if "real" in row.values)
             parts += [f"**{WORDS[score]}** (real digits: {real:.{digits}f})", "", markdown(head, body), ""]
-        return "\n".join([*parts, self._how(), "", notes(self.settings.remarks)]).rstrip()
+        return "\n".join([*parts, self._how(rows), "", notes(self.settings.remarks)]).rstrip()
 
     def plot(self, rows: Sequence[Row]) -> Figure:
         figure = Figure(figsize=(12, 5.5), layout="constrained")
-        order = sorted(grouped(rows, "objective").items(), key=lambda item: min(map(rank, item[1])))
+        order = [(name, group) for name, group in self._ordered(rows) if "failed" not in group[0].values]
         for place, score in enumerate(("frechet", "accuracy"), 1):
             axes = figure.add_subplot(1, 2, place, xscale="log", xlabel="steps", ylabel=WORDS[score])
             if score == "frechet":
                 axes.set_yscale("log")
-            for index, ((name,), group) in enumerate(order):
+            for index, (name, group) in enumerate(order):
                 values = [_mean(group, str(n), score) for n in self.settings.steps]
                 style = ("-", "--", ":")[index // 10 % 3]
                 axes.plot(self.settings.steps, values, style, marker="o", markersize=3, label=name)
@@ -140,61 +195,77 @@ class Digits(Suite):
     def _case(self, name: str, seed: int) -> Case:
         words = [f"experiment={self.settings.experiment}", f"objective={name}", f"seed={seed}", f"name={name}-{seed}"]
         words += self.settings.overrides.get(name, [])
-        config = self.compose("train", words)
+        config = copy.deepcopy(self.compose(*words))
         if config["objective"].get("source", {}).get("name") == "teacher":
-            teacher = Path(self.settings.runs) / f"{TEACHER}-{self.settings.training_seeds[0]}"
-            config["objective"]["source"]["teacher"] = str(teacher)
+            config["objective"]["source"]["teacher"] = str(self._folder(self._teacher()))
         kept = {"train": config, "seconds": self.settings.seconds, "steps": list(self.settings.steps)}
         return Case({"objective": name, "training seed": seed}, {**kept, "seeds": list(self.settings.seeds)})
 
+    def _teacher(self) -> Case:
+        return self._case(TEACHER, self.settings.training_seeds[0])
+
+    def _rank(self, row: Row) -> float:
+        """Returns what a row is ordered by: its mean Fréchet distance in the first two numbers of steps."""
+        if "failed" in row.values:
+            return math.inf
+        return statistics.fmean(
+            statistics.fmean(row.values["scores"][str(steps)]["frechet"]) for steps in self.settings.steps[:2]
+        )
+
+    def _ordered(self, rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+        groups = [(name, group) for (name,), group in grouped(rows, "objective").items()]
+        return sorted(groups, key=lambda item: statistics.fmean(map(self._rank, item[1])))
+
     def _line(self, name: str, rows: Sequence[Row], score: str, digits: int) -> list[str]:
-        learned = rows[0].values["learned"]
+        learned = rows[0].values["learned"] or ["-"]
         whole = "triangle" if "triangle" in learned else learned[0]
         seen = f"{statistics.fmean(row.values['samples'] for row in rows):,.0f}"
         return [f"`{name}`", whole, seen, *(_cell(rows, str(n), score, digits) for n in self.settings.steps)]
 
-    def _how(self) -> str:
-        settings = self.settings
+    def _how(self, rows: Sequence[Row]) -> str:
+        settings, hardware = self.settings, ", ".join(sorted({row.hardware for row in rows}))
+        first = " and ".join(map(str, settings.steps[:2]))
         return (
-            f"`{settings.experiment}`, {settings.seconds:g} seconds of training each, sampling seeds "
-            f"{list(settings.seeds)}; the best {settings.again} by Fréchet distance in 1 and 2 steps with training seeds "
-            f"{list(settings.training_seeds)}, the others with the first: mean ± half the range over all of them."
+            f"`{settings.experiment}`; *samples*: those seen in {settings.seconds:g} seconds at the speed of a short "
+            f"training beforehand, on {hardware}. Sampling seeds {list(settings.seeds)}; the best {settings.again} by "
+            f"Fréchet distance in {first} steps with training seeds {list(settings.training_seeds)}, the others with the "
+            "first: mean ± half the range over all of them."
         )
 
 
 WORDS = {"accuracy": "Accuracy score", "frechet": "Fréchet distance", "precision": "Precision", "recall": "Recall"}
 
 
-def rank(row: Row) -> float:
-    """Returns what a row is ordered by: its Fréchet distance in one and two steps."""
-    return statistics.fmean(statistics.fmean(row.values["scores"][steps]["frechet"]) for steps in ("1", "2"))
+def _has_teacher(case: Case) -> bool:
+    return case.config["train"]["objective"].get("source", {}).get("name") == "teacher"
 
 
-def _samples(config: Mapping[str, Any], folder: Path, seconds: float) -> int:
-    """Returns how many samples a training sees in a time, from a short one; a run that was begun keeps its number."""
-    if (folder / "config.yaml").exists():
-        return int(read_config(folder)["train"]["samples"])
-    never = {"checkpoint_every": 10**9, "preview_every": 10**9, "log_every": 10}
-    short = {**config, "train": {**config["train"], **never, "samples": PROBE}}
+def _work(case: Case) -> str:
+    """Returns a checksum of what the speed of a training depends on."""
+    return Case({}, {**case.config["train"], "seed": None, "name": None}).hash
+
+
+def _samples_a_second(config: Mapping[str, Any], samples: int) -> float:
+    """Measures a short training, its first updates apart."""
+    never = {"checkpoint_every": 10**9, "preview_every": 10**9, "log_every": 5, "samples": samples}
     with tempfile.TemporaryDirectory() as place:
-        train(short, Path(place) / "probe", lambda line: None)
-        rate = statistics.median(row["samples_per_s"] for row in _speed(Path(place) / "probe"))
-    batch = config["train"]["batch"]
-    return max(round(rate * seconds / batch), 1) * batch
+        train({**config, "train": {**config["train"], **never}}, Path(place) / "probe", lambda line: None)
+        rows = _speed(Path(place) / "probe")
+    return (rows[-1]["samples"] - rows[0]["samples"]) / sum(_seconds_of(rows)[1:])
 
 
 def _speed(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "speed.jsonl").read_text().splitlines()]
 
 
+def _seconds_of(rows: Sequence[Mapping[str, float]]) -> list[float]:
+    counts = [0, *(row["samples"] for row in rows)]
+    return [(b - a) / row["samples_per_s"] for a, b, row in zip(counts, counts[1:], rows, strict=False)]
+
+
 def _seconds(folder: Path) -> float | None:
     """Returns how long a training took, from its log of speeds; nothing where it was too short to have one."""
-    if not (folder / "speed.jsonl").exists():
-        return None
-    rows = _speed(folder)
-    counts = [row["samples"] for row in rows]
-    steps = [b - a for a, b in zip([0, *counts[:-1]], counts, strict=True)]
-    return sum(step / row["samples_per_s"] for step, row in zip(steps, rows, strict=True))
+    return sum(_seconds_of(_speed(folder))) if (folder / "speed.jsonl").exists() else None
 
 
 def _mean(rows: Sequence[Row], steps: str, score: str) -> float:
@@ -202,5 +273,7 @@ def _mean(rows: Sequence[Row], steps: str, score: str) -> float:
 
 
 def _cell(rows: Sequence[Row], steps: str, score: str, digits: int) -> str:
-    values = [value for row in rows for value in row.values["scores"][steps][score]]
-    return f"{statistics.fmean(values):.{digits}f} ± {(max(values) - min(values)) / 2:.{digits}f}"
+    values = [value for row in rows if "failed" not in row.values for value in row.values["scores"][steps][score]]
+    return (
+        f"{statistics.fmean(values):.{digits}f} ± {(max(values) - min(values)) / 2:.{digits}f}" if values else "failed"
+    )

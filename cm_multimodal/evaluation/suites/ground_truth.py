@@ -21,10 +21,11 @@ from typing import Any
 
 from ...batch import Batch, Conditions
 from ...build import build_objective, build_part
+from ...errors import UsageError
 from ...exact import ExactMap, ProductMixture
 from ...maps import FlowMap, SolutionMap
 from ...nets.perceptron import Perceptron
-from ...objectives import Objective
+from ...objectives import OBJECTIVES, Objective
 from ...objectives.shortcut import Shortcut
 from ...objectives.truncated_consistency import TruncatedConsistency
 from ...paths import Path, build_path
@@ -33,7 +34,7 @@ from ...samplers import Chain, Renoise
 from ...solvers.euler import Euler
 from ...times import RATIO_MAX, TimePair, Triangle, Uniform, between, straight_ratios
 from ..benchmark import Case, Compose, Row, Suite
-from .base import grouped, markdown, mean_and_spread, notes, objective_names
+from .base import grouped, markdown, mean_and_spread, notes
 
 NONE = Conditions()
 CALLS = (1, 2, 4)
@@ -76,6 +77,13 @@ class Settings:
     objective: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     remarks: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        counts = (self.updates, self.batch, self.width, self.depth, self.samples, *self.dimensions)
+        if min(counts) < 1 or not (self.lr > 0 and self.dimensions and self.seeds):
+            raise UsageError(
+                "settings: updates, batch, width, depth, samples, dimensions are at least 1, lr above 0, seeds not empty."
+            )
+
 
 class GroundTruth(Suite):
     """The suite of known maps.
@@ -83,18 +91,17 @@ class GroundTruth(Suite):
     Arguments:
         settings: Its settings.
         compose: The way to configurations.
-        only: The objectives; all unless given.
     """
 
     name = "ground_truth"
     kind = Settings
     workers = 2
 
-    def __init__(self, settings: Settings, compose: Compose, only: Sequence[str] | None = None) -> None:
+    def __init__(self, settings: Settings, compose: Compose) -> None:
         self.settings = settings
         self.configs = {
             name: {**compose("train", [f"objective={name}"])["objective"], **settings.objective.get(name, {})}
-            for name in objective_names(only)
+            for name in OBJECTIVES
         }
 
     def cases(self) -> list[Case]:

@@ -7,6 +7,7 @@ arguments; nothing is ever imported by a path that a configuration gives.
 __all__ = ["build_flow_map", "build_objective", "build_part"]
 
 import inspect
+import types
 import typing
 
 from collections.abc import Mapping
@@ -70,9 +71,10 @@ def build_part(place: str, config: Mapping[str, Any]) -> Any:
     for key, value in arguments.items():
         if key not in known:
             raise UsageError(f"The {place} '{name}' has no setting '{key}'; {nearest(key, known)}")
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and key in PARTS:
             arguments[key] = build_part(key, value)
-            _check_kind(key, value["name"], arguments[key], f"{place} '{name}'", known[key])
+        if key in PARTS:
+            _check_kind(key, value, arguments[key], f"{place} '{name}'", known[key])
         else:
             check_values(f"{place} {name}", {key: value}, known)
     try:
@@ -81,11 +83,16 @@ def build_part(place: str, config: Mapping[str, Any]) -> Any:
         raise UsageError(f"The {place} '{name}' cannot be made: {error}.") from error
 
 
-def _check_kind(key: str, name: str, part: object, where: str, annotation: Any) -> None:
-    kinds = tuple(kind for kind in typing.get_args(annotation) or (annotation,) if isinstance(kind, type))
-    if kinds and not isinstance(part, kinds):
-        fitting = [each for each, made in PARTS[key].items() if issubclass(made, kinds)]
-        raise UsageError(f"The {key} '{name}' does not fit the {where}, which takes: {', '.join(fitting)}.")
+def _check_kind(key: str, given: Any, part: object, where: str, annotation: Any) -> None:
+    """Holds a part against the classes that an argument is annotated with, if it is."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(annotation) if union else (annotation,)
+    if inspect.Parameter.empty in kinds or not all(isinstance(kind, type) for kind in kinds) or isinstance(part, kinds):
+        return
+    fitting = ", ".join(each for each, made in PARTS[key].items() if issubclass(made, kinds))
+    if isinstance(given, Mapping):
+        raise UsageError(f"The {key} '{given['name']}' does not fit the {where}, which takes: {fitting}.")
+    raise UsageError(f"{key}={given} does not fit the {where}; it is chosen by {key}.name=, one of: {fitting}.")
 
 
 def build_objective(config: Mapping[str, Any]) -> Objective:

@@ -52,9 +52,18 @@ def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def suite_settings(name: str, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Returns the settings of a benchmark suite (configs/benchmark), with some of a person's own in their place."""
+    """Returns the settings of a benchmark suite (configs/benchmark), with some of a person's own in their place.
+
+    Raises:
+        UsageError: What a person gave is no mapping, or of another form than what it replaces.
+    """
     usual = OmegaConf.load(config_folder() / f"benchmark/{name}.yaml")
-    plain: Any = OmegaConf.to_container(OmegaConf.merge(usual, own or {}), resolve=True)
+    if not isinstance(own or {}, Mapping):
+        raise UsageError(f"settings={own} is not possible; set settings.KEY=VALUE instead.")
+    try:
+        plain: Any = OmegaConf.to_container(OmegaConf.merge(usual, own or {}), resolve=True)
+    except OmegaConfBaseException as error:
+        raise UsageError(f"The settings do not fit those of suite={name}: {str(error).splitlines()[0]}") from error
     return plain
 
 

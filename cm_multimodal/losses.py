@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from torch import Tensor, nn
 
-from .tensors import expand_right, masked_mean, position_mask
+from .tensors import expand_right, masked_mean, real_elements
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,10 @@ class PseudoHuber(Metric):
         self.scale = scale
 
     def __call__(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-        difference = prediction - target
-        if mask is not None:
-            difference = difference * position_mask(mask, difference)
-        c = self.scale * difference[0].numel() ** 0.5
-        return torch.sqrt((difference**2).flatten(1).sum(dim=1) + c**2) - c
+        square = (prediction - target) ** 2
+        size = real_elements(square, mask)
+        c = self.scale * size**0.5
+        return torch.sqrt(masked_mean(square, mask) * size + c**2) - c
 
 
 class CrossEntropy(Metric):
@@ -151,11 +150,11 @@ def edm_weight(ratio: Tensor, sigma_data: float) -> Tensor:
     return (ratio**2 + sigma_data**2) / (ratio * sigma_data) ** 2
 
 
-def normalise_tangent(tangent: Tensor, constant: float = 0.1) -> Tensor:
+def normalise_tangent(tangent: Tensor, constant: float = 0.1, mask: Tensor | None = None) -> Tensor:
     r"""Returns \(g / (\lVert g \rVert + c)\), with shape (B, *), the norm being the root mean square of a sample.
 
     References:
         | Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models (Lu & Song, 2024), section 4.2
     """
-    size = tangent.flatten(1).square().mean(dim=1).sqrt()
+    size = masked_mean(tangent.square(), mask).sqrt()
     return tangent / (expand_right(size, tangent) + constant)

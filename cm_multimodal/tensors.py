@@ -1,6 +1,6 @@
 r"""Small operations on tensors of shape \((B, *)\) that every other module shares."""
 
-__all__ = ["expand_right", "masked_mean", "position_mask", "row_mean", "where_rows"]
+__all__ = ["expand_right", "masked_mean", "position_mask", "real_elements", "row_mean", "where_rows"]
 
 import torch
 
@@ -23,9 +23,14 @@ def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     if mask is None:
         return row_mean(values)
-    weight = position_mask(mask, values)
-    total = weight.flatten(1).sum(dim=1).clamp_min(1.0)
-    return (values * weight).flatten(1).sum(dim=1) / total
+    return (values * position_mask(mask, values)).flatten(1).sum(dim=1) / real_elements(values, mask)
+
+
+def real_elements(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Counts the elements of each sample of `values`, with shape (B, *), that are no padding, at least one."""
+    if mask is None:
+        return torch.full_like(values.flatten(1)[:, 0], values[0].numel())
+    return position_mask(mask, values).flatten(1).sum(dim=1).clamp_min(1.0)
 
 
 def position_mask(mask: Tensor, x: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ def test_every_objective_is_in_the_suite(name: str) -> None:
     assert values["map_error"] > 0
     assert values["calls"] >= 1
     assert values["sw_1"] > 0
-    assert (values["semigroup"] is None) == (values["over"] != "triangle")
+    assert (values["semigroup"] is None) == (values["over"] not in ("triangle", "lattice"))
 
 
 def test_errors_of_the_truth_are_zero() -> None:
@@ -118,35 +118,40 @@ def test_errors_of_the_truth_are_zero() -> None:
     assert found["semigroup"] < 1e-6
 
 
+QUICK = {
+    "experiment": "image/smoke", "seconds": 1.5, "probe": 10, "training_seeds": "[0,1]", "seeds": "[0]", "steps": "[2,4]",
+}  # fmt: skip
+
+
+def digits(cmm: Cmm, only: str, **changes: Any) -> list[dict[str, Any]]:
+    """Runs a quick suite of digits, and returns all rows that its file holds."""
+    words = [f"settings.{key}={value}" for key, value in {**QUICK, **changes}.items()]
+    assert cmm("benchmark", "suite=digits", f"only={only}", *words, "out=results", "threads=1") == 0
+    return json.loads(Path("results/digits.json").read_text())["rows"]
+
+
 def test_digits_end_to_end(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> None:
     """The digits suite trains for a time, scores, ranks, trains the best again, and shows it; a teacher comes first.
 
     Another time is another training, and never reads what the first one left.
     """
-    quick = {"seconds": 1.5, "again": 1, "training_seeds": "[0,1]", "seeds": "[0]", "steps": "[2,4]"}
-    quick |= {"experiment": "image/smoke", "probe": 640}
-    words = ["only=consistency_distillation", *(f"settings.{key}={value}" for key, value in quick.items())]
-    assert cmm("benchmark", "suite=digits", *words, "out=results", "threads=1") == 0
-    rows = json.loads(Path("results/digits.json").read_text())["rows"]
+    rows = digits(cmm, "consistency_distillation", again=1)
     assert [tuple(row["key"].values()) for row in rows] == [("consistency_distillation", seed) for seed in (0, 1)]
+    assert len({row["values"]["samples"] for row in rows}) == 1
     assert len(list(Path("runs/benchmark").glob("flow_matching-0-*/bundle"))) == 1
     assert "Fréchet distance" in capsys.readouterr().out
-    assert cmm("benchmark", "suite=digits", *words, "settings.seconds=3", "out=results", "threads=1") == 0
-    longer = json.loads(Path("results/digits.json").read_text())["rows"][2:]
-    assert [row["values"]["samples"] for row in longer] > [row["values"]["samples"] for row in rows]
+    longer = digits(cmm, "consistency_distillation", again=0, seconds=3.0)[2:]
+    assert [row["values"]["samples"] > rows[0]["values"]["samples"] for row in longer] == [True]
 
 
 def test_a_training_that_diverges_is_a_row(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> None:
-    """One objective that fails does not keep the others from being shown."""
-    quick = {"seconds": 1.5, "again": 0, "training_seeds": "[0]", "seeds": "[0]", "steps": "[1]"}
-    quick |= {
-        "experiment": "image/smoke",
-        "probe": 640,
-        "overrides.shortcut": "['optimizer.lr=1e30','optimizer.clip=1e30']",
-    }
-    words = ["only=[shortcut,flow_matching]", *(f"settings.{key}={value}" for key, value in quick.items())]
-    assert cmm("benchmark", "suite=digits", *words, "out=results", "threads=1") == 0
-    assert "| `shortcut` | - | 0 | failed |" in capsys.readouterr().out
+    """An objective that fails is shown as such, by itself and beside others, and is none of the best."""
+    wild = {"overrides": "{shortcut:['optimizer.lr=1e30','optimizer.clip=1e30']}", "again": 1}
+    rows = digits(cmm, "shortcut", **wild)
+    assert [row["values"]["samples"] for row in rows] == [0]
+    assert "| `shortcut` | - | 0 | failed | failed |" in capsys.readouterr().out
+    assert len(digits(cmm, "[shortcut,flow_matching]", **wild)) == 3
+    assert "| `shortcut` | - | 0 | failed | failed |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -158,6 +163,10 @@ def test_a_training_that_diverges_is_a_row(cmm: Cmm, capsys: pytest.CaptureFixtu
         (("suite=ground_truth", "workers=0"), "workers=0 is not possible"),
         (("suite=ground_truth", "threads=-1"), "threads=-1 is not possible"),
         (("suite=ground_truth", "settings.updates=0"), "updates"),
+        (("suite=digits", "only=5"), "only=5 is not possible"), (("suite=digits", "settings=5"), "settings"),
+        (("suite=digits", "settings.steps.a=1"), "settings"),
+        (("suite=digits", "settings.overrides.shortcut=5"), "a list of"),
+        (("suite=digits", "settings.remarks.shortct=x"), "did you mean 'shortcut'"),
         (("suite=digits", "workers=2"), "one at a time"), (("suite=digits", "settings.steps=[]"), "not empty"),
     ],
 )  # fmt: skip

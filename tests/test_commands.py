@@ -339,8 +339,38 @@ def test_a_teacher_teaches_its_own_kind(
     code, text = sentence(cmm, capsys, *distil, *other)
     assert "knows samples of shape (1, 8, 8)" in text
     assert not Path("runs/distilled").exists()
+    code, text = sentence(cmm, capsys, *distil, f"objective.source.teacher={trained}", "train.drop_label=0.1")
+    assert "never saw any" in text
     assert cmm(*distil, f"objective.source.teacher={trained}") == 0
     assert cmm("sample", "run=runs/distilled", "n=4") == 0
+
+
+def test_a_teacher_stays_what_it_was(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run does not go on with a teacher that was trained on; one that learned no jumps cannot jump; float64 works."""
+    assert cmm("train", *QUICK, "objective=flow_matching", "name=teacher") == 0
+    student = ("train", *QUICK, "objective=continuous_distillation", "objective.source.teacher=runs/teacher")
+    alone = ("objective=consistency_distillation", "objective.source.solver=null", "name=alone")
+    assert "by itself, and it learned the diagonal" in sentence(cmm, capsys, *student, *alone)[1]
+    assert cmm(*student, "name=student", "train.precision=float64") == 0
+    assert cmm("train", *QUICK, "objective=flow_matching", "name=teacher", "train.samples=1280") == 0
+    code, text = sentence(cmm, capsys, *student, "name=student", "train.precision=float64", "train.samples=1280")
+    assert code == 3
+    assert "has other weights than when it was started" in text
+    follows = ("objective=improved_mean_flow", "objective.direction.name=teacher", "name=follows")
+    assert cmm("train", *QUICK, *follows, "+objective.direction.teacher=runs/teacher") == 0
+
+
+def test_guided_targets_need_dropped_classes(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> None:
+    """A guided source asks for samples without a class; interval= asks for guidance; a score's record names both."""
+    guided = ("train", *QUICK, "objective.source.name=guided", "name=guided")
+    for share in ("0", "1"):
+        assert "train.drop_label=0.1 (it is" in sentence(cmm, capsys, *guided, f"train.drop_label={share}")[1]
+    assert cmm(*guided, "train.drop_label=0.1") == 0
+    words = ("run=runs/guided", "steps=[1]", "seeds=[0]")
+    assert "there is none" in sentence(cmm, capsys, "evaluate", *words, "interval=[0.2,20]")[1]
+    assert cmm("evaluate", *words, "guidance=2", "interval=[0.2,20]") == 0
+    protocol = json.loads(Path("runs/guided/evaluation-guidance2/metrics.json").read_text())["protocol"]
+    assert (protocol["guidance"], protocol["interval"]) == (2.0, [0.2, 20])
 
 
 def test_groups_that_a_batch_would_cut(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> None:

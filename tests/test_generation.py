@@ -134,8 +134,13 @@ def test_a_class_of_a_model_without_classes_is_refused() -> None:
 
 
 def test_guidance_needs_dropped_classes() -> None:
-    """A model that never saw a sample without its class is not guided by one."""
-    certain = dataclasses.replace(WHOLE, card=dataclasses.replace(WHOLE.card, drop_label=0.0))
-    with pytest.raises(UsageError, match=r"trained without train\.drop_label="):
-        make_plan(certain, guidance=2.0)
+    """A model that never saw a sample without its class, or never one with it, is not guided; nor is nothing confined."""
+    certain, blind = (
+        dataclasses.replace(WHOLE, card=dataclasses.replace(WHOLE.card, drop_label=share)) for share in (0.0, 1.0)
+    )
+    for model, says in ((certain, "saw every sample with its class"), (blind, "saw no sample with its class")):
+        with pytest.raises(UsageError, match=says):
+            make_plan(model, guidance=2.0)
+    with pytest.raises(UsageError, match="confines guidance, and there is none"):
+        make_plan(WHOLE, interval=[0.2, 5.0])
     assert collect(certain, make_plan(certain, n=2, guidance=1.0)).calls == 1

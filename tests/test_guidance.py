@@ -100,7 +100,9 @@ def test_guided_objectives() -> None:
     batch = Batch(CLASSES[0].sample(0, ids), Conditions(ids % 2))
     assert objective.loss(flow_map, batch, Draws(0, ids), 0.5).value > 0
     with pytest.raises(UsageError, match="takes finite steps; use objective=mean_flow"):
-        OBJECTIVES["easy_consistency"](source=objective.source).loss(flow_map, batch, Draws(0, ids), 0.9)
+        OBJECTIVES["alpha_flow"](source=objective.source).loss(flow_map, batch, Draws(0, ids), 0.3)
+    with pytest.raises(ValueError, match="asks the map for its diagonal, which is not learned here"):
+        OBJECTIVES["easy_consistency"](source=objective.source)
     for wrong in ({"scale": -1.0}, {"mix": 1.0}, {"low": 3.0, "high": 1.0}):
         with pytest.raises(UsageError, match="cannot be made"):
             build_part("source", {**source, **wrong})

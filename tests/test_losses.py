@@ -13,8 +13,7 @@ def test_pseudo_huber_is_quadratic_near_and_linear_far() -> None:
     assert PseudoHuber()(near, target).item() == pytest.approx(100 * 1e-10 / (2 * c), rel=1e-3)
     assert PseudoHuber()(far, target).item() == pytest.approx(1e4, rel=1e-5)
     mask = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
-    half = far * mask[..., None]
-    assert torch.equal(PseudoHuber()(far, target, mask), PseudoHuber()(half, target))
+    torch.testing.assert_close(PseudoHuber()(far, target, mask), PseudoHuber()(far[:, :2], target[:, :2]))
     assert torch.equal(L2()(far, target, mask), L2()(far, target))
 
 

@@ -203,10 +203,11 @@ def test_the_sizes_are_those_of_the_networks() -> None:
     assert said == {name: round(sum(p.numel() for p in net.parameters()) / 1e6, 1) for name, net in nets.items()}
 
 
-def test_the_table_of_known_maps_is_the_measured_one() -> None:
+@pytest.mark.parametrize("suite", ["ground_truth", "digits"])
+def test_the_table_of_a_suite_is_the_measured_one(suite: str) -> None:
     """What the README shows is what the suite wrote."""
-    shown_table = TEXT.split("<!-- table: ground truth -->")[1].split("<!-- end -->")[0].strip()
-    assert shown_table == (ROOT / "benchmarks/results/ground_truth.md").read_text().strip()
+    shown_table = TEXT.split(f"<!-- table: suite {suite} -->")[1].split("<!-- end -->")[0].strip()
+    assert shown_table == (ROOT / f"benchmarks/results/{suite}.md").read_text().strip()
 
 
 class Skewed(ExactMap):

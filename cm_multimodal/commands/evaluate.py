@@ -11,6 +11,7 @@ from ..errors import DataError, UsageError
 from ..evaluation.protocol import Protocol
 from ..evaluation.report import table, write_report
 from ..evaluation.runner import evaluate, real_row, reference
+from ..generation.sampling import make_plan
 from ..training.records import read_config
 from ..values import fits
 from .source import folder_of, load
@@ -29,13 +30,16 @@ def run(config: Mapping[str, Any]) -> None:
         **{k: config[k] for k in ("n", "seeds", "features") if config[k] is not None},
     }
     ground = reference(model.bundle, data, settings)
-    protocol = Protocol.of(model.bundle, ground, data, str(model.device))
-    rows = [real_row(model, ground)]
     how = {key: config[key] for key in ("guidance", "interval")}
+    make_plan(model.bundle, ground.n, solver=None, **how)  # says at once what cannot be
+    protocol = Protocol.of(model.bundle, ground, data, str(model.device), how)
+    rows = [real_row(model, ground)]
     for row in evaluate(model, ground, whole_numbers("steps", config), whole_numbers("diagonal", config), **how):
         rows.append(row)
         print(f"{row.method}, {row.steps} steps, seed {row.seed}: {row.sentence()}", flush=True)
-    out = Path(config["out"]).expanduser() if config["out"] else folder / "evaluation"
+    words = [how["guidance"], *(how["interval"] or ())] if how["guidance"] != 1 else []
+    usual = "-".join(["evaluation", *(["guidance"] if words else []), *(f"{word:g}" for word in words)])
+    out = Path(config["out"]).expanduser() if config["out"] else folder / usual
     write_report(protocol, rows, out)
     Console(width=max(Console().width, WIDTH)).print(table(rows, protocol))
     print(f"{out / 'metrics.json'}, {out / 'quality.png'}")

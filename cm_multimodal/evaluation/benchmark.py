@@ -58,6 +58,7 @@ class Row:
     Arguments:
         key: What it is called.
         hash: The checksum of its case.
+        config: All that its case depended on.
         values: What was measured.
         commit: The project's commit.
         hardware: Where.
@@ -68,6 +69,7 @@ class Row:
     values: Mapping[str, Any]
     commit: str
     hardware: str
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Suite(ABC):
@@ -194,7 +196,7 @@ def _alone() -> None:
 
 def _row(suite: Suite, case: Case) -> Row:
     values = suite.measure(case)
-    return Row(case.key, case.hash, values, commit(), f"{describe_machine()['processor']}")
+    return Row(case.key, case.hash, values, commit(), f"{describe_machine()['processor']}", case.config)
 
 
 def _read(file: Path) -> dict[str, Row]:

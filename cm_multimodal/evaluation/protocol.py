@@ -14,6 +14,8 @@ from ..bundle import Bundle
 from ..machine import describe_machine
 from .runner import Reference
 
+CODE = ("cm_multimodal", "modalities", "configs")
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -31,6 +33,8 @@ class Protocol:
         objective: The objective of the model.
         samples_seen: The training samples the model saw.
         chunk: Samples computed at a time.
+        guidance: The scale of guidance; 1 is none.
+        interval: The noise ratios that it is confined to, if it is.
         hardware: Device and processor.
         versions: Python and torch.
         commit: The project's commit; empty outside a checkout.
@@ -47,12 +51,16 @@ class Protocol:
     objective: str
     samples_seen: int
     chunk: int
+    guidance: float
+    interval: tuple[float, ...] | None
     hardware: str
     versions: str
     commit: str
 
     @classmethod
-    def of(cls, bundle: Bundle, ground: Reference, data: Mapping[str, Any], device: str) -> "Protocol":
+    def of(
+        cls, bundle: Bundle, ground: Reference, data: Mapping[str, Any], device: str, how: Mapping[str, Any]
+    ) -> "Protocol":
         """Collects the record of an evaluation."""
         facts = describe_machine()
         return cls(
@@ -67,6 +75,8 @@ class Protocol:
             objective=bundle.card.objective,
             samples_seen=bundle.card.samples_seen,
             chunk=bundle.card.chunk,
+            guidance=how["guidance"],
+            interval=None if how["interval"] is None else tuple(how["interval"]),
             hardware=f"{device}, {facts['processor']}, {facts['threads']} threads",
             versions=f"Python {facts['python']}, torch {facts['torch']}",
             commit=commit(),
@@ -83,10 +93,15 @@ class Protocol:
 
 
 def commit() -> str:
-    """Returns the project's commit; nothing outside a checkout."""
-    here = Path(__file__).parent
+    """Returns the project's commit, '-changed' where the code is no longer that; nothing outside a checkout."""
+    root = Path(__file__).parents[2]
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
-        return found.stdout.strip() if found.returncode == 0 and (here.parents[1] / ".git").exists() else ""
+        if not (root / ".git").exists():
+            return ""
+        head, same = (
+            subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=10)
+            for words in (("rev-parse", "HEAD"), ("diff", "--quiet", "HEAD", "--", *CODE))
+        )
+        return head.stdout.strip() + "-changed" * (same.returncode != 0) if head.returncode == 0 else ""
     except (OSError, subprocess.TimeoutExpired):
         return ""

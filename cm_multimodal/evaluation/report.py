@@ -45,6 +45,9 @@ def table(rows: Sequence[Row], protocol: Protocol) -> Table:
         f"{protocol.n} samples, seeds {list(protocol.seeds)}, mean ± half the range; reference: {protocol.reference}; "
         f"features: {protocol.features}; k = {protocol.k}; classifier: {protocol.classifier}"
     )
+    if protocol.guidance != 1:
+        between = "" if protocol.interval is None else f" for noise ratios in {list(protocol.interval)}"
+        caption += f"; guidance {protocol.guidance:g}{between}"
     caption = "\n".join([caption, *protocol.warnings()])
     shown = Table(title=f"{protocol.objective}, {protocol.samples_seen:,} samples seen", caption=caption)
     for name in ("method", "steps", "calls", *SCORES.values()):

@@ -183,9 +183,16 @@ def _guidance(bundle: Bundle, scale: float, interval: Sequence[float] | None) ->
         )
     if not (fits(scale, float) and scale >= 0):
         raise UsageError(f"guidance={scale} is not possible; it is a number from 0, and 1 is no guidance.")
-    if scale != 1 and not bundle.card.drop_label:
-        reason = "was trained without train.drop_label=" if bundle.card.spec.classes else "has no classes"
-        raise UsageError(f"guidance={scale} needs a model that also knows samples of no class, but this one {reason}.")
+    if scale == 1 and interval is not None:
+        raise UsageError(f"interval={list(interval)} confines guidance, and there is none; give guidance=2, say, too.")
+    if scale != 1 and not 0 < bundle.card.drop_label < 1:
+        share = "no" if bundle.card.drop_label else "every"
+        reason = (
+            f"saw {share} sample with its class (train.drop_label=)" if bundle.card.spec.classes else "has no classes"
+        )
+        raise UsageError(
+            f"guidance={scale} needs a model that knows samples with and without their class, but this one {reason}."
+        )
     return Guidance(scale, *(interval or ()))
 
 

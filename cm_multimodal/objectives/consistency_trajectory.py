@@ -50,7 +50,6 @@ class ConsistencyTrajectory(Objective):
         metric: The distance between two clean end points.
     """
 
-    learned = frozenset({"diagonal", "edge", "triangle"})
     two_times = True
 
     def __init__(
@@ -70,6 +69,7 @@ class ConsistencyTrajectory(Objective):
             raise ValueError("the jumps to clean data are not to be learned from here; target is averaged")
         if not denoising and isinstance(source, ModelDiagonal | None):
             raise ValueError("without its denoising term it needs a teacher for source")
+        self.learned = frozenset({"diagonal", "edge", "triangle"} if denoising else {"edge", "triangle"})
         self.points, self.longest, self.denoising = points, longest, denoising
         self.source, self.metric = source or ModelDiagonal(Heun()), metric or L2()
         self.diagonal = Denoising(times)

@@ -35,7 +35,7 @@ from ..losses import LearnedLogVariance, Loss, Weight, normalise_tangent
 from ..maps import SolutionMap, TransportedMap
 from ..paths import TrigFlow
 from ..random import Draws
-from ..tensors import expand_right, position_mask, row_mean
+from ..tensors import expand_right, masked_mean
 from ..times import LogNormal, TimeMeasure
 from .base import Objective
 from .mean_flow import directional
@@ -80,11 +80,10 @@ class ContinuousConsistency(Objective):
         noisy = noisy_sample(sphere, batch, draws, n)
         output = _output(sphere, noisy.x_s, n, noisy)
         tangent = self.tangent(sphere, noisy, output.detach(), progress)
-        if noisy.cond.mask is not None:
-            tangent = tangent * position_mask(noisy.cond.mask, tangent)
-        move = normalise_tangent(tangent, self.normalise) if self.normalise else tangent
-        distance = row_mean((output - output.detach() - move).square())
-        return Loss(self.weight(distance, n).mean(), row_mean(tangent.square()), sphere.path.noise_ratio(n))
+        move = normalise_tangent(tangent, self.normalise, noisy.cond.mask) if self.normalise else tangent
+        distance = masked_mean((output - output.detach() - move).square(), noisy.cond.mask)
+        per_sample = masked_mean(tangent.square(), noisy.cond.mask)
+        return Loss(self.weight(distance, n).mean(), per_sample, sphere.path.noise_ratio(n))
 
     @torch.no_grad()
     def tangent(self, sphere: SolutionMap, noisy: NoisySample, output: Tensor, progress: float) -> Tensor:

@@ -55,6 +55,10 @@ class ImprovedMeanFlow(MeanFlow):
     ) -> None:
         super().__init__(times, source, derivative, weight or AdaptiveWeight(1.0, 1e-2), metric)
         self.direction = direction or ModelDiagonal()
+        if self.direction.asks_diagonal and "diagonal" not in self.learned:
+            raise ValueError(
+                "the derivative follows the diagonal, which these times never draw; off_diagonal is below 1"
+            )
 
     def off_diagonal(
         self, flow_map: SolutionMap, noisy: NoisySample, pair: TimePair, velocity: Tensor, draws: Draws, progress: float

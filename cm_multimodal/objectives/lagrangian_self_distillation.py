@@ -55,8 +55,9 @@ class LagrangianSelfDistillation(SelfDistillation):
         return lagrangian_residual(flow_map, flow_map, noisy, pair, self.derivative, self.metric)
 
     def self_check(self, flow_map: SolutionMap, batch: Batch) -> list[str]:
+        lines = super().self_check(flow_map, batch)
         check_diagonal_at_zero(flow_map)
-        return super().self_check(flow_map, batch)
+        return lines
 
 
 def lagrangian_residual(

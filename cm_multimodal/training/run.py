@@ -22,7 +22,7 @@ from .. import signals
 from ..bundle import Bundle, Card, read_bundle, write_bundle
 from ..ema import Average, reconstruct
 from ..errors import DataError, Interrupted, UsageError
-from ..machine import choose_device
+from ..machine import choose_device, keep_memory
 from ..modality import Skipped
 from .callbacks import Keeper, Previewer, Recorder, Stopper
 from .checkpoints import Checkpoint, best
@@ -56,6 +56,7 @@ def train(config: Mapping[str, Any], folder: Path, report: Report = print) -> Bu
     """
     if type(config["seed"]) is not int:
         raise UsageError(f"seed={config['seed']} is not a whole number.")
+    keep_memory()
     world, record = find_world(), RunRecord(folder)
     settings = read_settings(TrainSettings, config["train"], "train")
     if world.size > settings.batch:

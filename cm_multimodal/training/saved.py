@@ -60,18 +60,23 @@ class Student:
     dtype: torch.dtype
 
 
-def with_teacher(objective: Mapping[str, Any], student: Student) -> Mapping[str, Any]:
+def with_teacher(objective: Mapping[str, Any], student: Student, place: str = "objective") -> Mapping[str, Any]:
     """Puts the maps of runs or bundles in the places where an objective names a teacher.
+
+    Arguments:
+        objective: The objective's configuration, or a part of it.
+        student: What learns.
+        place: The key that this part stands under.
 
     Raises:
         UsageError: None is named, it is not there, or it is of another kind than what is to be trained.
     """
     whole = dict(objective)
     for key, part in objective.items():
-        if isinstance(part, Mapping):
-            whole[key] = with_teacher(part, student)
-            if part.get("name") == "teacher":
-                whole[key] = {**part, "teacher": _teacher(part, student, str(objective.get("name")))}
+        if isinstance(part, Mapping) and part.get("name") == "teacher":
+            whole[key] = {**part, "teacher": _teacher(part, student, f"{place}.{key}")}
+        elif isinstance(part, Mapping):
+            whole[key] = with_teacher(part, student, f"{place}.{key}")
     return whole
 
 
@@ -89,25 +94,26 @@ def teacher_checksum(objective: Mapping[str, Any]) -> str | None:
 def _checksum(flow_map: FlowMap) -> str:
     digest = hashlib.sha256()
     for tensor in flow_map.state_dict().values():
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        plain = tensor.float() if tensor.is_floating_point() else tensor  # as it was saved, whatever it computes in
+        digest.update(plain.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _teacher(source: Mapping[str, Any], student: Student, objective: str) -> FlowMap:
+def _teacher(source: Mapping[str, Any], student: Student, key: str) -> FlowMap:
     place = source.get("teacher")
     if place is None:
         raise UsageError(
-            f"objective={objective} learns from a teacher: name a run or a bundle that learned its diagonal, "
-            "objective.source.teacher=runs/NAME. Without one, objective=easy_consistency learns the same from data."
+            f"This objective learns from a teacher: name a run or a bundle that learned its diagonal, {key}.teacher="
+            "runs/NAME. Without one, objective=easy_consistency learns the same from data as the distillations do."
         )
     bundle = load(Path(str(place)).expanduser())
     _compare(bundle, student, str(place))
     if "solver" in source and source["solver"] is None and "triangle" not in bundle.card.learned:
         raise UsageError(
-            f"source.solver=null lets the teacher '{place}' jump by itself, and it learned the "
-            f"{' and the '.join(bundle.card.learned)} of the solution map only; use source.solver.name=heun."
+            f"{key}.solver=null lets the teacher '{place}' jump by itself, and it learned the "
+            f"{' and the '.join(bundle.card.learned)} of the solution map only; use {key}.solver.name=heun."
         )
-    return bundle.flow_map.to(student.device, student.dtype).eval()
+    return bundle.flow_map.to(student.device, student.dtype)
 
 
 def _compare(teacher: Bundle, student: Student, place: str) -> None:

@@ -67,8 +67,8 @@ def take_over(
         DataError: There are checkpoints but none that can be used, or training data or teacher are not what they were.
     """
     world, data = module.world, fingerprint(parts.splits.train)
-    if not world.same(data.encode()):
-        raise DataError("The processes of this run read different training data; give them the same files.")
+    if not world.same(f"{data}{parts.teacher}".encode()):
+        raise DataError("The processes of this run read different training data or teachers; give them the same files.")
     start = _choose(module, record, _wanted(config), report)
     new = start is None or start.folder.parent.resolve() != record.checkpoints.resolve()
     if start is not None:

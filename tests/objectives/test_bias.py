@@ -134,6 +134,7 @@ def test_curricula() -> None:
     torch.testing.assert_close(lower, tensor(35.0, 1 - (1 + 8 / (1 + math.e)) / 8, 0.0))
     assert [SquareRoot(2, 150).steps(p) for p in (0.0, 0.25, 1.0)] == [2, 75, 150]
     assert [Doubling(10, 1280).steps(p) for p in (0.0, 0.13, 0.5, 1.0)] == [10, 20, 160, 1280]
+    assert [Doubling(*ends).steps(1.0) for ends in ((10, 1000), (10, 15), (17, 17))] == [1000, 15, 17]
     rungs = log_normal_rungs(karras_ratios(1281), (torch.arange(20_000).double() + 0.5) / 20_000, -1.1, 2.0)
     assert rungs.upper.log().mean().item() == pytest.approx(-1.1, abs=0.15)
     assert (rungs.lower < rungs.upper).all()

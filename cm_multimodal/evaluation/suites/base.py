@@ -1,10 +1,10 @@
 r"""What suites share: a way to configurations, and numbers over seeds."""
 
-__all__ = ["grouped", "markdown", "mean_and_spread", "notes", "objective_names"]
+__all__ = ["grouped", "known_objectives", "markdown", "mean_and_spread", "notes", "objective_names"]
 
 import statistics
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ...errors import UsageError, nearest
@@ -18,11 +18,20 @@ def objective_names(wanted: Sequence[str] | str | None) -> list[str]:
     Raises:
         UsageError: One of them is unknown.
     """
-    names = [wanted] if isinstance(wanted, str) else list(OBJECTIVES if wanted is None else wanted)
+    names = [wanted] if isinstance(wanted, str) else wanted
+    if names is None:
+        return list(OBJECTIVES)
+    if not isinstance(names, list) or not names:
+        raise UsageError(f"only={wanted} is not possible; give names of objectives: 'only=[mean_flow,shortcut]'.")
+    known_objectives("only", names)
+    return names
+
+
+def known_objectives(key: str, names: Collection[str]) -> None:
+    """Raises a UsageError if one of the names that stand under a key is not that of an objective."""
     for name in names:
         if name not in OBJECTIVES:
-            raise UsageError(f"There is no objective '{name}'; {nearest(str(name), OBJECTIVES)}")
-    return names
+            raise UsageError(f"There is no objective '{name}' ({key}); {nearest(str(name), OBJECTIVES)}")
 
 
 def grouped(rows: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:

@@ -8,6 +8,7 @@ training comes first and is not counted.
 
 __all__ = ["Digits"]
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -15,6 +16,7 @@ import json
 import math
 import statistics
 import tempfile
+import torch
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,18 +25,19 @@ from pathlib import Path
 from typing import Any
 
 from ... import signals
-from ...errors import Diverged, UsageError
+from ...errors import DataError, Diverged, UsageError
 from ...files import read_text, write_text
+from ...machine import describe_machine
 from ...model import Model
 from ...objectives import OBJECTIVES
 from ...training.records import RunRecord, read_config
 from ...training.run import train
 from ..benchmark import Case, Compose, Report, Row, Suite
 from ..runner import evaluate, real_row, reference
-from .base import grouped, markdown, notes
+from .base import grouped, known_objectives, markdown, notes
 
 SCORES = {"accuracy": 4, "frechet": 3, "precision": 3, "recall": 3}
-TEACHER, SPEEDS, FASTEST = "flow_matching", "speeds.json", 1e4  # samples a second
+TEACHER, SPEEDS = "flow_matching", "speeds.json"
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Settings:
     Arguments:
         experiment: The experiment whose network and data are used.
         seconds: How long each training lasts.
-        probe: The samples of the short training that its speed is measured on.
+        probe: The updates of the short training that its speed is measured on.
         steps: Numbers of steps that are scored.
         seeds: Sampling seeds.
         again: How many of the best are trained again.
@@ -56,7 +59,7 @@ class Settings:
 
     experiment: str = "image/digits"
     seconds: float = 120.0
-    probe: int = 6400
+    probe: int = 100
     steps: tuple[int, ...] = (1, 2, 4, 8)
     seeds: tuple[int, ...] = (0, 1, 2)
     again: int = 5
@@ -66,17 +69,16 @@ class Settings:
     remarks: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not (
-            self.seconds > 0
-            and self.steps
-            and self.seeds
-            and self.training_seeds
-            and self.again >= 0
-            and self.probe >= 640
-        ):
+        chosen = (self.steps, self.seeds, self.training_seeds)
+        if not (self.seconds > 0 and all(chosen) and self.again >= 0 and self.probe >= 10):
             raise UsageError(
-                "settings: seconds is above 0, again not negative, probe at least 640, steps and seeds are not empty."
+                "settings: seconds is above 0, again not negative, probe at least 10, steps and seeds are not empty."
             )
+        known_objectives("settings.overrides", self.overrides)
+        known_objectives("settings.remarks", self.remarks)
+        for name, words in self.overrides.items():
+            if not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
+                raise UsageError(f"settings.overrides.{name}={words} is not possible; it is a list of KEY=VALUE.")
 
 
 class Digits(Suite):
@@ -93,12 +95,15 @@ class Digits(Suite):
 
     def __init__(self, settings: Settings, compose: Compose) -> None:
         self.settings, self.compose = settings, functools.cache(lambda *words: compose("train", words))
+        self.seen: dict[str, int] = {}  # the samples that an objective has seen with its first training seed
+        self.untaught = ""  # why there is no teacher
 
     def cases(self) -> list[Case]:
         return [self._case(name, self.settings.training_seeds[0]) for name in OBJECTIVES]
 
     def more(self, rows: Sequence[Row]) -> list[Case]:
-        best = sorted(rows, key=self._rank)[: self.settings.again]
+        best = sorted(_worked(rows), key=self._rank)[: self.settings.again]
+        self.seen |= {row.key["objective"]: row.values["samples"] for row in best}
         return [self._case(row.key["objective"], seed) for row in best for seed in self.settings.training_seeds[1:]]
 
     def prepare(self, cases: Sequence[Case], report: Report) -> None:
@@ -108,16 +113,22 @@ class Digits(Suite):
         for case in [teacher] * bool(taught) + alone:
             self._measure_speed(case, report)
         if taught:
-            self._train(teacher)
+            try:
+                self._train(teacher)
+            except Diverged as error:
+                self.untaught = f"The teacher diverged: {error}"
+                return
         for case in taught:
             self._measure_speed(case, report)
 
     def measure(self, case: Case) -> dict[str, Any]:
-        config = case.config["train"]
+        config, failed = case.config["train"], {"learned": [], "samples": 0, "scores": {}}
+        if _has_teacher(case) and self.untaught:
+            return {"failed": self.untaught, **failed}
         try:
             model = Model.load(self._train(case))
         except Diverged as error:
-            return {"failed": str(error), "learned": [], "samples": 0, "scores": {}}
+            return {"failed": str(error), **failed}
         ground = reference(model.bundle, config["data"], {**config["evaluation"], "seeds": list(self.settings.seeds)})
         scores: dict[str, dict[str, list[float]]] = {}
         for row in evaluate(model, ground, self.settings.steps):
@@ -133,31 +144,35 @@ class Digits(Suite):
     def _train(self, case: Case) -> Path:
         """Trains a case, or what is left of it, and returns its run."""
         config, folder = case.config["train"], self._folder(case)
-        train({**config, "train": {**config["train"], "samples": self._samples(case)}}, folder, lambda line: None)
+        free = {"samples": self._samples(case), "threads": torch.get_num_threads()}
+        train({**config, "train": {**config["train"], **free}}, folder, lambda line: None)
         return folder
 
     def _samples(self, case: Case) -> int:
-        """Returns how many samples a training sees in its time; one that was begun keeps its number."""
+        """Returns how many samples a training sees in its time; one that was begun, and further seeds, keep that number."""
         if RunRecord(self._folder(case)).exists():
             return int(read_config(self._folder(case))["train"]["samples"])
+        if case.key["objective"] in self.seen:
+            return self.seen[case.key["objective"]]
         batch, speed = case.config["train"]["train"]["batch"], self._speeds()[_work(case)]
-        return max(round(min(speed, FASTEST) * case.config["seconds"] / batch), 1) * batch
+        return max(round(speed * case.config["seconds"] / batch), 1) * batch
 
     def _measure_speed(self, case: Case, report: Report) -> None:
-        if _work(case) in self._speeds() or RunRecord(self._folder(case)).exists():
+        known = case.key["objective"] in self.seen or _work(case) in self._speeds()
+        if known or RunRecord(self._folder(case)).exists():
             return
         signals.check()
-        try:
-            speed = _samples_a_second(case.config["train"], self.settings.probe)
-        except Diverged:
-            speed = math.inf  # the training goes on until it diverges too
+        speed = _samples_a_second(case.config["train"], self.settings.probe)
         report(f"{case.key['objective']}: {speed:.0f} samples a second")
         Path(self.settings.runs).mkdir(parents=True, exist_ok=True)
         write_text(Path(self.settings.runs) / SPEEDS, json.dumps({**self._speeds(), _work(case): speed}, indent=1))
 
     def _speeds(self) -> dict[str, float]:
         file = Path(self.settings.runs) / SPEEDS
-        return dict(json.loads(read_text(file))) if file.exists() else {}
+        try:
+            return dict(json.loads(read_text(file))) if file.exists() else {}
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"'{file}' cannot be read: {error}. Remove it to measure speeds anew.") from error
 
     def _folder(self, case: Case) -> Path:
         depends = {key: case.config[key] for key in ("train", "seconds")}
@@ -171,13 +186,13 @@ class Digits(Suite):
         parts = []
         for score, digits in SCORES.items():
             body = [self._line(name, group, score, digits) for name, group in self._ordered(rows)]
-            real = next(row.values["real"][score] for row in rows if "real" in row.values)
-            parts += [f"**{WORDS[score]}** (real digits: {real:.{digits}f})", "", markdown(head, body), ""]
+            real = "".join(f" (real digits: {row.values['real'][score]:.{digits}f})" for row in _worked(rows)[:1])
+            parts += [f"**{WORDS[score]}**{real}", "", markdown(head, body), ""]
         return "\n".join([*parts, self._how(rows), "", notes(self.settings.remarks)]).rstrip()
 
     def plot(self, rows: Sequence[Row]) -> Figure:
         figure = Figure(figsize=(12, 5.5), layout="constrained")
-        order = [(name, group) for name, group in self._ordered(rows) if "failed" not in group[0].values]
+        order = self._ordered(_worked(rows))
         for place, score in enumerate(("frechet", "accuracy"), 1):
             axes = figure.add_subplot(1, 2, place, xscale="log", xlabel="steps", ylabel=WORDS[score])
             if score == "frechet":
@@ -219,7 +234,7 @@ class Digits(Suite):
     def _line(self, name: str, rows: Sequence[Row], score: str, digits: int) -> list[str]:
         learned = rows[0].values["learned"] or ["-"]
         whole = "triangle" if "triangle" in learned else learned[0]
-        seen = f"{statistics.fmean(row.values['samples'] for row in rows):,.0f}"
+        seen = f"{statistics.fmean([row.values['samples'] for row in _worked(rows)] or [0]):,.0f}"
         return [f"`{name}`", whole, seen, *(_cell(rows, str(n), score, digits) for n in self.settings.steps)]
 
     def _how(self, rows: Sequence[Row]) -> str:
@@ -236,26 +251,36 @@ class Digits(Suite):
 WORDS = {"accuracy": "Accuracy score", "frechet": "Fréchet distance", "precision": "Precision", "recall": "Recall"}
 
 
+def _worked(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if "failed" not in row.values]
+
+
 def _has_teacher(case: Case) -> bool:
     return case.config["train"]["objective"].get("source", {}).get("name") == "teacher"
 
 
 def _work(case: Case) -> str:
     """Returns a checksum of what the speed of a training depends on."""
-    return Case({}, {**case.config["train"], "seed": None, "name": None}).hash
+    where = {"processor": describe_machine()["processor"], "threads": torch.get_num_threads()}
+    return Case(where, {**case.config["train"], "seed": None, "name": None}).hash
 
 
-def _samples_a_second(config: Mapping[str, Any], samples: int) -> float:
-    """Measures a short training, its first updates apart."""
-    never = {"checkpoint_every": 10**9, "preview_every": 10**9, "log_every": 5, "samples": samples}
+def _samples_a_second(config: Mapping[str, Any], updates: int) -> float:
+    """Measures a short training, its first updates apart, up to where it diverges if it does."""
+    short = {
+        "checkpoint_every": 10**9, "preview_every": 10**9, "log_every": 1, "threads": torch.get_num_threads(),
+        "samples": updates * config["train"]["batch"],
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
-        train({**config, "train": {**config["train"], **never}}, Path(place) / "probe", lambda line: None)
+        with contextlib.suppress(Diverged):
+            train({**config, "train": {**config["train"], **short}}, Path(place) / "probe", lambda line: None)
         rows = _speed(Path(place) / "probe")
-    return (rows[-1]["samples"] - rows[0]["samples"]) / sum(_seconds_of(rows)[1:])
+    return (rows[-1]["samples"] - rows[0]["samples"]) / sum(_seconds_of(rows)[1:]) if len(rows) > 1 else 0.0
 
 
 def _speed(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "speed.jsonl").read_text().splitlines()]
+    file = folder / "speed.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def _seconds_of(rows: Sequence[Mapping[str, float]]) -> list[float]:
@@ -265,7 +290,7 @@ def _seconds_of(rows: Sequence[Mapping[str, float]]) -> list[float]:
 
 def _seconds(folder: Path) -> float | None:
     """Returns how long a training took, from its log of speeds; nothing where it was too short to have one."""
-    return sum(_seconds_of(_speed(folder))) if (folder / "speed.jsonl").exists() else None
+    return sum(_seconds_of(_speed(folder))) or None
 
 
 def _mean(rows: Sequence[Row], steps: str, score: str) -> float:
@@ -273,7 +298,9 @@ def _mean(rows: Sequence[Row], steps: str, score: str) -> float:
 
 
 def _cell(rows: Sequence[Row], steps: str, score: str, digits: int) -> str:
-    values = [value for row in rows if "failed" not in row.values for value in row.values["scores"][steps][score]]
-    return (
-        f"{statistics.fmean(values):.{digits}f} ± {(max(values) - min(values)) / 2:.{digits}f}" if values else "failed"
-    )
+    worked = _worked(rows)
+    values = [value for row in worked for value in row.values["scores"][steps][score]]
+    if not values:
+        return "failed"
+    failed = f" ({len(rows) - len(worked)} of {len(rows)} failed)" if len(worked) < len(rows) else ""
+    return f"{statistics.fmean(values):.{digits}f} ± {(max(values) - min(values)) / 2:.{digits}f}{failed}"

@@ -2,8 +2,9 @@ r"""Ground truth: the same small network, trained by every objective, against ma
 
 The data are rotated products of one-dimensional mixtures of Gaussians, in two and in sixteen dimensions. Each objective
 has the same updates of the same batch; network calls and seconds are reported. Errors are root mean squares in units of
-sigma_data, over what the objective learns: for the triangle all jumps, a third of which go to clean data; for the edge
-those to clean data; for the diagonal the denoised state. Source and target times are uniform on the clock of the path.
+sigma_data, over what the objective learns: for the triangle all jumps, a third of which go to clean data; for shortcuts
+those of their lattice only, most of which are shorter; for the edge jumps to clean data, of truncated consistency those
+from above its boundary; for the diagonal the denoised state. Source and target times are uniform on the clock of the path.
 """
 
 __all__ = ["GroundTruth"]
@@ -34,7 +35,7 @@ from ...samplers import Chain, Renoise
 from ...solvers.euler import Euler
 from ...times import RATIO_MAX, TimePair, Triangle, Uniform, between, straight_ratios
 from ..benchmark import Case, Compose, Row, Suite
-from .base import grouped, markdown, mean_and_spread, notes
+from .base import grouped, known_objectives, markdown, mean_and_spread, notes
 
 NONE = Conditions()
 CALLS = (1, 2, 4)
@@ -83,6 +84,8 @@ class Settings:
             raise UsageError(
                 "settings: updates, batch, width, depth, samples, dimensions are at least 1, lr above 0, seeds not empty."
             )
+        known_objectives("settings.objective", self.objective)
+        known_objectives("settings.remarks", self.remarks)
 
 
 class GroundTruth(Suite):
@@ -137,15 +140,17 @@ class GroundTruth(Suite):
             floor = _floor(self.settings)[str(dimensions)]
             title = f"**{dimensions} dimensions** (SW between two sets of real samples: {floor:.3f})"
             parts += [title, "", markdown(HEAD, body), ""]
-        return "\n".join([*parts, self._how(), "", notes(self.settings.remarks)]).rstrip()
+        return "\n".join([*parts, self._how(rows), "", notes(self.settings.remarks)]).rstrip()
 
-    def _how(self) -> str:
-        settings = self.settings
+    def _how(self, rows: Sequence[Row]) -> str:
+        settings, hardware = self.settings, ", ".join(sorted({row.hardware for row in rows}))
         return (
             f"{settings.updates:,} updates of {settings.batch} samples each, the same perceptron ({settings.depth} layers "
             f"of {settings.width}), seeds {list(settings.seeds)}: mean ± half the range. Errors and sliced Wasserstein "
-            f"distances (SW, second order, {DIRECTIONS} directions, {settings.samples:,} samples) in units of sigma_data; "
-            "*calls*: forward evaluations of the network for a sample in an update; *seconds*: of one core."
+            f"distances (SW, second order, {DIRECTIONS} directions, {settings.samples:,} samples) in units of "
+            "sigma_data; *calls*: forward evaluations of the network for a sample in an update, without those of a teacher, "
+            f"which is the exact map; *seconds*: of one core ({hardware}). *lattice*: only the jumps that shortcuts learn; "
+            "*noisy edge*: only from above the boundary of truncated consistency."
         )
 
     def plot(self, rows: Sequence[Row]) -> Figure:
@@ -225,30 +230,29 @@ def errors(model: FlowMap, objective: Objective, data: ProductMixture, size: int
     """Returns root-mean-square errors in units of sigma_data: of what an objective learns, and of two jumps against one."""
     ids, path = torch.arange(size), model.path
     draws = Draws(99, ids)
-    pair = _pairs(objective, draws, path)
+    over, pair = _pairs(objective, draws, path)
     x = path.sample(data.sample(98, ids), draws.noise("noise", (len(data.weights),), torch.float64), pair.s)
     jumps = objective.learned & {"edge", "triangle"}
     if not jumps:
         error = model.denoise(x.float(), pair.s, NONE) - data.denoise(x, path, pair.s)
-        return {"over": "diagonal", "map_error": _size(error, data), "semigroup": None}
+        return {"over": over, "map_error": _size(error, data), "semigroup": None}
     error = model.jump(x.float(), pair.s, pair.t, NONE) - data.jump(x, path, pair.s, pair.t)
     semigroup = _semigroup(model, x.float(), pair, data) if "triangle" in jumps else None
-    over = "triangle" if "triangle" in jumps else "edge"
     return {"over": over, "map_error": _size(error, data), "semigroup": semigroup}
 
 
-def _pairs(objective: Objective, draws: Draws, path: Path) -> TimePair:
-    """Draws times from what an objective learns."""
+def _pairs(objective: Objective, draws: Draws, path: Path) -> tuple[str, TimePair]:
+    """Draws times from what an objective learns, and names that."""
     if isinstance(objective, Shortcut):
-        return dataclasses.replace(objective.times, jumps=0.9).pairs(draws, path)
-    pair = Triangle(Uniform(), off_diagonal=1.0).pairs(draws, path)
+        return "lattice", dataclasses.replace(objective.times, jumps=0.9).pairs(draws, path)
     if "triangle" in objective.learned:
-        return pair
+        return "triangle", Triangle(Uniform(), off_diagonal=1.0).pairs(draws, path)
     s = Uniform().times(draws.uniform("edge"), path)
     if isinstance(objective, TruncatedConsistency):
         low = path.time_of(torch.tensor(objective.boundary, dtype=torch.float64))
         s = low + draws.uniform("edge") * (path.time_of(torch.tensor(RATIO_MAX, dtype=torch.float64)) - low)
-    return TimePair(s, torch.zeros_like(s))
+        return "noisy edge", TimePair(s, torch.zeros_like(s))
+    return ("edge" if "edge" in objective.learned else "diagonal"), TimePair(s, torch.zeros_like(s))
 
 
 def _semigroup(model: SolutionMap, x: Tensor, pair: TimePair, data: ProductMixture) -> float:

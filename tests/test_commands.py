@@ -92,7 +92,11 @@ def test_help_comes_in_under_a_second() -> None:
         (("train", "net.multipliers=2"), 2, "net.multipliers=2"),
         (("train", "objective.times.off_diagonal=abc"), 2, "off_diagonal=abc"),
         (("train", "objective.times.off_diagonal=2"), 2, "between 0 and 1"),
-        (("train", "objective=flow_matching", "objective.source.name=model_diagonal"), 2, "its own source"),
+        (
+            ("train", "objective=flow_matching", "objective.source.name=model_diagonal"),
+            2,
+            "cannot be learned from itself",
+        ),
         (("train", "modality=images"), 2, "did you mean 'image'"),
         (("train", "net.size=xl"), 2, "no size 'xl'"),
         (("train", "net.channels=0"), 2, "net.channels=0 is not possible"),
@@ -369,7 +373,7 @@ def test_guided_targets_need_dropped_classes(cmm: Cmm, capsys: pytest.CaptureFix
     words = ("run=runs/guided", "steps=[1]", "seeds=[0]")
     assert "there is none" in sentence(cmm, capsys, "evaluate", *words, "interval=[0.2,20]")[1]
     assert cmm("evaluate", *words, "guidance=2", "interval=[0.2,20]") == 0
-    protocol = json.loads(Path("runs/guided/evaluation-guidance2/metrics.json").read_text())["protocol"]
+    protocol = json.loads(Path("runs/guided/evaluation-guidance-2-0.2-20/metrics.json").read_text())["protocol"]
     assert (protocol["guidance"], protocol["interval"]) == (2.0, [0.2, 20])
 
 

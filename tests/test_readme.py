@@ -54,7 +54,12 @@ SMALL = {
     "train": ("++net.channels=8", "++net.blocks=1", "train.device=cpu", "train.precision=float32"),
     "sample": ("threads=1", "device=cpu"),
     "evaluate": ("threads=1", "device=cpu", "n=60", "seeds=[0]"),
-}
+    "suite=ground_truth": ("settings.updates=4", "settings.samples=64", "settings.seeds=[0]"),
+    "suite=digits": (
+        "settings.experiment=image/smoke", "settings.seconds=1", "settings.probe=10", "settings.seeds=[0]",
+        "settings.steps=[1]", "threads=1",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -263,6 +268,10 @@ def run_small(words: list[str], extended: str) -> None:
     """Runs a command of the program, on little."""
     if words[0] == "train":
         fresh_run([extended, *words[1:]])
+    elif words[0] == "benchmark":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delitem(OBJECTIVES, Path(OBJECTIVE).stem)  # the settings of the README's own lie elsewhere
+            assert main([*words, *SMALL[words[1]]]) == 0, shown(words)
     else:
         assert main([*words, *SMALL.get(words[0], ())]) == 0, shown(words)
 

@@ -14,7 +14,7 @@ from ..bundle import Bundle
 from ..machine import describe_machine
 from .runner import Reference
 
-CODE = ("cm_multimodal", "modalities", "configs")
+CODE = ("*.py", "*.yaml", ":!tests", ":!benchmarks")  # of git
 
 
 @dataclass(frozen=True)

@@ -239,12 +239,13 @@ class Digits(Suite):
 
     def _how(self, rows: Sequence[Row]) -> str:
         settings, hardware = self.settings, ", ".join(sorted({row.hardware for row in rows}))
-        first = " and ".join(map(str, settings.steps[:2]))
+        several = {name: group for name, group in self._ordered(rows) if len(group) > 1}
+        again = ", ".join(f"`{name}` with {len(group)} training seeds" for name, group in several.items())
         return (
             f"`{settings.experiment}`; *samples*: those seen in {settings.seconds:g} seconds at the speed of a short "
-            f"training beforehand, on {hardware}. Sampling seeds {list(settings.seeds)}; the best {settings.again} by "
-            f"Fréchet distance in {first} steps with training seeds {list(settings.training_seeds)}, the others with the "
-            "first: mean ± half the range over all of them."
+            f"training beforehand, on {hardware}. Sampling seeds {list(settings.seeds)}, training seed "
+            f"{settings.training_seeds[0]}{again and f' ({again})'}: mean ± half the range. In the order of the Fréchet "
+            f"distance in {' and '.join(map(str, settings.steps[:2]))} steps."
         )
 
 

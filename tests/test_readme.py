@@ -55,10 +55,7 @@ SMALL = {
     "sample": ("threads=1", "device=cpu"),
     "evaluate": ("threads=1", "device=cpu", "n=60", "seeds=[0]"),
     "suite=ground_truth": ("settings.updates=4", "settings.samples=64", "settings.seeds=[0]"),
-    "suite=digits": (
-        "settings.experiment=image/smoke", "settings.seconds=1", "settings.probe=10", "settings.seeds=[0]",
-        "settings.steps=[1]", "threads=1",
-    ),
+    "suite=digits": ("settings.experiment=image/smoke", "settings.seconds=1", "settings.probe=10", "settings.steps=[1]"),
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-RUNS = {"quickstart": "mean_flow", "flow": "flow_matching"}  # and what they have to be trained with
+RUNS = {"quickstart": "improved_mean_flow", "flow": "flow_matching"}  # and what they have to be trained with
 FEW, MANY = (1, 2, 4, 8), (1, 2, 4, 8, 100)
 WANTED = {"map": FEW, "diagonal": MANY, "flow_matching": MANY, "real": (0,)}
 TITLES = {
@@ -125,7 +125,7 @@ def caption(quickstart: Evaluated, flow: Evaluated) -> str:
     protocol = quickstart.protocol
     return (
         f"Measured at commit {protocol['commit'][:10] or 'unknown'} on {protocol['hardware']} "
-        f"({protocol['versions']}); {protocol['samples_seen']:,} training samples each, which took mean flow "
+        f"({protocol['versions']}); {protocol['samples_seen']:,} training samples each, which took improved mean flow "
         f"{quickstart.minutes} minutes on {quickstart.threads} threads and flow matching {flow.minutes} minutes on "
         f"{flow.threads}."
     )

@@ -1,9 +1,11 @@
 r"""Scores are what their formulas say, and refuse what they cannot judge."""
 
 import pytest
+import subprocess
 import torch
 
 from cm_multimodal.errors import DataError
+from cm_multimodal.evaluation import protocol
 from cm_multimodal.evaluation.frechet import frechet_distance
 from cm_multimodal.evaluation.neighbours import precision_recall
 from cm_multimodal.evaluation.report import summaries
@@ -12,6 +14,7 @@ from cm_multimodal.modality import Dataset
 from cm_multimodal.random import noise
 from modalities.image import metrics
 from modalities.image.data import load
+from pathlib import Path
 
 
 def points(seed: int, n: int, d: int) -> torch.Tensor:
@@ -80,3 +83,21 @@ def test_rows_are_summed_up_over_seeds() -> None:
     (summary,) = summaries(rows)
     assert summary.means["frechet"] == pytest.approx(2.0)
     assert summary.spreads["accuracy"] == pytest.approx(0.01)
+
+
+def test_a_score_says_whether_the_code_was_that_of_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed module is said, a changed page is not; outside a checkout there is no commit."""
+    code, page = tmp_path / "cm_multimodal" / "evaluation" / "protocol.py", tmp_path / "README.md"
+    code.parent.mkdir(parents=True)
+    for file in (code, page):
+        file.write_text("one\n")
+    monkeypatch.setattr(protocol, "__file__", str(code))
+    assert protocol.commit() == ""
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-q", "-m", "one"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    head = protocol.commit()
+    page.write_text("two\n")
+    assert len(head) == 40 and protocol.commit() == head
+    code.write_text("two\n")
+    assert protocol.commit() == f"{head}-changed"

@@ -339,7 +339,7 @@ def test_the_table_is_filled_from_two_evaluations(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(before)
     diagonal = [("diagonal", steps) for steps in (1, 2, 4, 8, 100)]
     assert "There is no" in fill(tmp_path).stderr
-    evaluation(tmp_path / "runs/quickstart", "mean_flow", [("real", 0), *(("map", s) for s in (1, 2, 4, 8)), *diagonal])
+    evaluation(tmp_path / "runs/quickstart", "improved_mean_flow", [("real", 0), *(("map", s) for s in (1, 2, 4, 8)), *diagonal])
     evaluation(tmp_path / "runs/flow", "flow_matching", [("real", 0), *diagonal])
     done = fill(tmp_path)
     assert done.returncode == 0, done.stderr

@@ -298,6 +298,12 @@ class ExactMap(SolutionMap):
         secant = (x - self.distribution.jump(x, self.path, s, t)) / gap
         return torch.where(expand_right(same, x), self.distribution.velocity(x, self.path, s), secant).to(x.dtype)
 
+    def velocity(self, x: Tensor, s: Tensor, cond: Conditions = Conditions()) -> Tensor:
+        return self.distribution.velocity(x, self.path, s).to(x.dtype)
+
+    def denoise(self, x: Tensor, s: Tensor, cond: Conditions = Conditions()) -> Tensor:
+        return self.distribution.denoise(x, self.path, s).to(x.dtype)
+
 
 class ExactNetwork(nn.Module):
     """The network that `FlowMap(net, path, scaling, sigma_data)` turns into the true solution map.

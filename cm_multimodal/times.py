@@ -13,8 +13,8 @@ References:
 """
 
 __all__ = [
-    "GRIDS", "Dyadic", "Gaps", "Grid", "LogNormal", "LogStudent", "LogitNormal", "PairMeasure", "TimeMeasure", "TimePair",
-    "Triangle", "Uniform", "between", "karras_ratios", "straight_clock", "straight_ratios",
+    "RATIO_MAX", "RATIO_MIN", "Dyadic", "Gaps", "Grid", "LogNormal", "LogStudent", "LogitNormal", "PairMeasure",
+    "TimeMeasure", "TimePair", "Triangle", "Uniform", "between", "karras_ratios", "straight_clock",
 ]  # fmt: skip
 
 import dataclasses
@@ -272,18 +272,3 @@ def _of_straight(time: Tensor, path: Path) -> Tensor:
 
 def _end(path: Path, like: Tensor) -> Tensor:
     return path.time_of(torch.full_like(like, RATIO_MAX))
-
-
-def straight_ratios(steps: int) -> Tensor:
-    """Returns noise ratios evenly spaced on the clock of the straight path, with shape (steps + 1,), down to 0."""
-    t = torch.linspace(RATIO_MAX / (1 + RATIO_MAX), 0, steps + 1, dtype=torch.float64)
-    return t / (1 - t)
-
-
-def karras_ratios_to_zero(steps: int) -> Tensor:
-    """Returns the grid of Karras et al., with shape (steps + 1,), its last value replaced by 0."""
-    upper = karras_ratios(steps) if steps > 1 else torch.tensor([RATIO_MAX], dtype=torch.float64)
-    return torch.cat([upper, upper.new_zeros(1)])
-
-
-GRIDS = {"straight": straight_ratios, "karras": karras_ratios_to_zero}

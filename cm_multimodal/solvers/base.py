@@ -1,23 +1,63 @@
-r"""What every solver is: an integrator of the probability-flow ODE that uses the map's diagonal alone."""
+r"""What every solver is: an integrator of the probability-flow ODE that uses the map's diagonal alone.
 
-__all__ = ["Solver"]
+In the state \(y = x / \alpha\) and the noise ratio \(\rho\) the flow and its reverse-time SDE are the same on every path,
+
+.. math:: \frac{dy}{d\rho} = \hat\varepsilon = \frac{y - D}{\rho}, \qquad
+    \frac{dy}{d\lambda} = D - y, \quad \lambda = -\log \rho,
+
+with the denoised state D. A solver predicts D or the noise now and then, and its steps are linear in the state and the
+predictions, with coefficients that depend on the grid alone: :class:`Linear`. The state is in float32 or better, the
+coefficients in float64.
+
+References:
+    | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
+    | DPM-Solver++ (Lu et al., 2022), appendix A
+"""
+
+__all__ = ["Field", "Linear", "Solver", "fresh_noise"]
+
+import torch
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from torch import Tensor
+from typing import ClassVar
 
 from ..batch import Conditions
 from ..maps import SolutionMap
+from ..paths import Path
+from ..random import Draws
+from ..tensors import expand_right
 
 
 class Solver(ABC):
-    """Follows the flow down a grid of times."""
+    """Follows the flow down a grid of times.
+
+    Attributes:
+        grid: The name of the grid that suits it.
+    """
+
+    grid: ClassVar[str] = "straight"
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether fresh noise is added on the way."""
+        return False
+
+    @property
+    def least_steps(self) -> int:
+        """The fewest steps it is made for."""
+        return 1
 
     def needs(self, steps: int) -> frozenset[str]:
         """Returns which parts of the map must have been learned."""
         return frozenset({"diagonal"})
 
     @abstractmethod
-    def __call__(self, flow_map: SolutionMap, x: Tensor, times: Tensor, cond: Conditions) -> Tensor:
+    def __call__(
+        self, flow_map: SolutionMap, x: Tensor, times: Tensor, cond: Conditions, draws: Draws | None = None
+    ) -> Tensor:
         """Returns the states at the last time, with shape (B, *).
 
         Arguments:
@@ -26,4 +66,79 @@ class Solver(ABC):
             times: The decreasing grid on the map's path, with shape (steps + 1,), or (steps + 1, B) for one grid a sample.
                 To clean samples it ends in 0.
             cond: The conditions.
+            draws: Where fresh noise comes from, if it is added.
         """
+
+
+@dataclass(frozen=True)
+class Field:
+    """The flow of a map in the state y = x / alpha.
+
+    Arguments:
+        flow_map: The map.
+        cond: The conditions.
+        noise: Whether predictions are the noise; the denoised state unless so.
+    """
+
+    flow_map: SolutionMap
+    cond: Conditions
+    noise: bool
+
+    @property
+    def path(self) -> Path:
+        """The map's path."""
+        return self.flow_map.path
+
+    def enter(self, x: Tensor, t: Tensor) -> Tensor:
+        """Returns y, with shape (B, *), from states on the path."""
+        y = x.to(torch.promote_types(x.dtype, torch.float32))
+        return y / _like(self.path.alpha(t), y)
+
+    def leave(self, y: Tensor, t: Tensor, like: Tensor) -> Tensor:
+        """Returns states on the path, with shape (B, *), in the type of `like`."""
+        return (_like(self.path.alpha(t), y) * y).to(like.dtype)
+
+    def predict(self, y: Tensor, t: Tensor) -> Tensor:
+        """Returns the prediction, with shape (B, *), at times t, one or one a sample."""
+        denoised = self.flow_map.denoise(_like(self.path.alpha(t), y) * y, t.expand(len(y)), self.cond)
+        return (y - denoised) / _like(self.path.noise_ratio(t), y) if self.noise else denoised
+
+    def denoised(self, y: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
+        """Returns the denoised state, with shape (B, *), of a prediction made of `y`."""
+        return y - _like(self.path.noise_ratio(t), y) * prediction if self.noise else prediction
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The step `carry * y + sum of weights * predictions + noise * z`, with coefficients of shape () or (B,).
+
+    Arguments:
+        carry: What is kept of the state.
+        weights: The weight of each prediction, the newest first.
+        noise: The standard deviation of fresh noise, if any.
+    """
+
+    carry: Tensor
+    weights: Sequence[Tensor]
+    noise: Tensor | None = None
+
+    def __call__(self, y: Tensor, predictions: Sequence[Tensor], z: Tensor | None = None) -> Tensor:
+        out = _like(self.carry, y) * y
+        for weight, prediction in zip(self.weights, predictions, strict=False):
+            out = torch.addcmul(out, _like(weight, y), prediction)
+        return out if self.noise is None or z is None else torch.addcmul(out, _like(self.noise, y), z)
+
+
+def fresh_noise(draws: Draws | None, index: int, y: Tensor) -> Tensor:
+    """Returns the noise that a stochastic solver adds in a step, with the shape of `y`.
+
+    Raises:
+        ValueError: There are no draws.
+    """
+    if draws is None:
+        raise ValueError("a stochastic solver needs draws, from which its fresh noise comes")
+    return draws.noise(f"solver/{index}", tuple(y.shape[1:]), y.dtype)
+
+
+def _like(coefficient: Tensor, y: Tensor) -> Tensor:
+    return expand_right(coefficient, y).to(y.dtype)

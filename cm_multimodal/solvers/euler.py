@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..batch import Conditions
 from ..maps import SolutionMap
+from ..random import Draws
 from ..tensors import expand_right
 from .base import Solver
 
@@ -14,7 +15,9 @@ from .base import Solver
 class Euler(Solver):
     """One call a step, on the clock of the map's own path."""
 
-    def __call__(self, flow_map: SolutionMap, x: Tensor, times: Tensor, cond: Conditions) -> Tensor:
+    def __call__(
+        self, flow_map: SolutionMap, x: Tensor, times: Tensor, cond: Conditions, draws: Draws | None = None
+    ) -> Tensor:
         for s, t in pairwise(times):
             step = expand_right((t - s).expand(len(x)), x).to(x.dtype)
             x = x + step * flow_map.velocity(x, s.expand(len(x)), cond)

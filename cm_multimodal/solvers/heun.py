@@ -1,44 +1,63 @@
-r"""Heun's method on the noise ratio, as EDM uses it: second order.
+r"""Heun's method on the noise ratio, as EDM uses it: second order, with fresh noise before each step if asked for.
 
-In the state \(y = x / \alpha\) the flow is \(dy / d\rho = (y - D) / \rho\) on every path. A step averages the slopes at both
-of its ends; the last one, to \(\rho = 0\), is Euler's.
+A step averages the slopes \((y - D) / \rho\) at both of its ends; the last one, to \(\rho = 0\), is Euler's. With churn,
+noise first raises the ratio to \(\hat\rho = \rho (1 + \gamma)\), \(\gamma = \min(S_{churn} / N, \sqrt 2 - 1)\) in N steps.
 
 References:
-    | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022), algorithm 1
+    | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022), algorithms 1 and 2
 """
 
 __all__ = ["Heun"]
 
-from itertools import pairwise
+import math
+import torch
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from torch import Tensor
 
-from ..batch import Conditions
-from ..maps import SolutionMap
-from ..paths import EDM
-from ..tensors import expand_right, where_rows
-from .base import Solver
+from ..paths import Path
+from .base import Linear
+from .runge_kutta import RungeKutta, Stage
 
 
-class Heun(Solver):
-    """Two calls a step, but for one on the last, which ends in clean data."""
+@dataclass(frozen=True)
+class Heun(RungeKutta):
+    """Two calls a step, but for one on the last, which ends in clean data.
 
-    def __call__(self, flow_map: SolutionMap, x: Tensor, times: Tensor, cond: Conditions) -> Tensor:
-        for s, t in pairwise(times):
-            x = _step(flow_map, x, s.expand(len(x)), t.expand(len(x)), cond)
-        return x
+    Arguments:
+        churn: How much noise is added in all, S_churn; 0 is deterministic.
+        low: The noise ratio below which none is added.
+        high: The noise ratio above which none is added.
+        fresh: The standard deviation of fresh noise, S_noise.
+    """
 
+    churn: float = 0.0
+    low: float = 0.0
+    high: float = math.inf
+    fresh: float = 1.0
+    grid = "karras"
+    noise = True
 
-def _step(flow_map: SolutionMap, x: Tensor, s: Tensor, t: Tensor, cond: Conditions) -> Tensor:
-    y, high = flow_map.path.transport(x, s, EDM())
-    low = flow_map.path.noise_ratio(t)
-    move = expand_right(low - high, x).to(x.dtype)
-    slope = (y - flow_map.denoise(x, s, cond)) / expand_right(high, x).to(x.dtype)
-    guess = EDM().transport(y + move * slope, low, flow_map.path)[0]
-    clean = low == 0
-    if clean.all():
-        return guess
-    end = flow_map.path.time_of(low.clamp_min(1e-9))
-    denoised = flow_map.denoise(guess, end, cond)
-    second = (y + move * slope - denoised) / expand_right(low.clamp_min(1e-9), x).to(x.dtype)
-    better = EDM().transport(y + move * (slope + second) / 2, low, flow_map.path)[0]
-    return where_rows(clean, guess, better)
+    def __post_init__(self) -> None:
+        if not (self.churn >= 0 and 0 <= self.low < self.high and self.fresh >= 0):
+            raise ValueError("churn and fresh are not negative, and low is below high")
+
+    @property
+    def stochastic(self) -> bool:
+        return self.churn > 0
+
+    @property
+    def fresh_scale(self) -> float:
+        return self.fresh
+
+    def lift(self, ratio: Tensor, steps: int) -> Tensor | None:
+        if not self.stochastic:
+            return None
+        gamma = min(self.churn / steps, math.sqrt(2) - 1)
+        return torch.where((ratio >= self.low) & (ratio <= self.high), ratio * (1 + gamma), ratio)
+
+    def stages(self, path: Path, s: Tensor, t: Tensor) -> Sequence[Stage]:
+        move = path.noise_ratio(t) - path.noise_ratio(s)
+        one = torch.ones_like(move)
+        return [Stage(t, Linear(one, [move])), Stage(t, Linear(one, [move / 2, move / 2]))]

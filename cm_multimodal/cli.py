@@ -18,6 +18,8 @@ VERBS = {
     "train": "trains a run; the same command again goes on with it",
     "sample": "draws samples from a run or a bundle",
     "evaluate": "scores a run or a bundle, step by step",
+    "edit": "completes what is known of samples, or walks between two",
+    "tune-steps": "searches where a few steps should lie",
     "export": "writes the bundle to share",
     "benchmark": "measures a suite of cases, and goes on where it was stopped",
     "doctor": "says what this machine can do",
@@ -27,6 +29,8 @@ EXAMPLES = {
     "train": ("experiment=image/digits name=first", "data=folder data.folder=my/pictures name=mine"),
     "sample": ("run=runs/first steps=2 n=64 seed=0", "run=runs/first solver=euler steps=100 label=3"),
     "evaluate": ("run=runs/first steps=[1,2,4,8]", "run=runs/first steps=[1,2] diagonal=[2,100]"),
+    "edit": ("run=runs/first mask=left steps=2", "run=runs/first how=interpolate 'between=[0,10]' label=3"),
+    "tune-steps": ("run=runs/first steps=4", "run=runs/first steps=10 solver=dpm_solver_pp evaluations=100"),
     "export": ("run=runs/first out=bundle/",),
     "benchmark": ("suite=ground_truth", "suite=digits 'only=[mean_flow,shortcut]'"),
     "doctor": ("",),
@@ -83,7 +87,7 @@ def _run(verb: str, words: list[str]) -> int:
     from .config import compose
 
     config = compose(verb, words)
-    importlib.import_module(f".commands.{verb}", __package__).run(config)
+    importlib.import_module(f".commands.{verb.replace('-', '_')}", __package__).run(config)
     return 0
 
 

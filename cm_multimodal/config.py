@@ -27,8 +27,10 @@ OPEN = (
     "data.",
     "train.augment.",
     "settings.",
+    "solver.",
 )  # what these hold depends on the modality, which checks it itself
-PATHS = ("run", "bundle", "out", "name", "runs", "resume", "label", "data.folder", "data.root", "data.path")
+NAMED = ("solver",)  # outside of training, where it is no group: solver=ddim is solver.name=ddim
+PATHS = ("run", "bundle", "out", "name", "runs", "resume", "label", "mask", "data.folder", "data.root", "data.path")
 
 
 def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         UsageError: An override names nothing known, or cannot be parsed.
     """
-    words = [_quoted(word) for word in overrides]
+    words = [_quoted(_named(word) if verb != "train" else word) for word in overrides]
     with _hydra(verb):
         try:
             config = hydra_compose(verb, words)
@@ -72,6 +74,11 @@ def _hydra(verb: str) -> Iterator[None]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_file(verb).parent.resolve()), version_base="1.3"):
         yield
+
+
+def _named(word: str) -> str:
+    key, equals, value = word.partition("=")
+    return f"{key}.name={value}" if equals and key in NAMED else word
 
 
 def _quoted(word: str) -> str:

@@ -17,6 +17,7 @@ from importlib.metadata import entry_points
 from torch import Tensor, nn
 from typing import Any
 
+from .editing import Measurement
 from .errors import UsageError, nearest
 from .random import Draws
 
@@ -88,10 +89,12 @@ class Modality(ABC):
     Attributes:
         name: Its name.
         classifier: What the accuracy score fits, in words.
+        edits: The kinds of editing that complete what is known of a sample.
     """
 
     name: str
     classifier: str
+    edits: tuple[str, ...] = ()
 
     def __init__(self, spec: TensorSpec) -> None:
         self.spec = spec
@@ -149,6 +152,19 @@ class Modality(ABC):
     def sample_mask(self, draws: Draws) -> Tensor:
         """Returns the mask, with shape (B, L...), of samples to be generated; only masked modalities have one."""
         raise ValueError(f"samples of the modality '{self.name}' have no mask")
+
+    def measurement(self, how: str, options: Mapping[str, Any]) -> Measurement:
+        """Returns what is known of samples that are edited, in the model's space.
+
+        Arguments:
+            how: The kind of editing, one of `edits`.
+            options: What it depends on, such as `mask`.
+
+        Raises:
+            UsageError: There is no such kind here, or an option does not fit.
+        """
+        kinds = f"it is one of: {', '.join(self.edits)}." if self.edits else "its samples cannot be completed."
+        raise UsageError(f"how={how} is not known to the modality '{self.name}'; {kinds}")
 
     def augment(self, x: Tensor, uniform: Tensor, config: Mapping[str, Any]) -> Tensor:
         """Returns a random variation of samples, with shape (B, *), from one uniform number each, with shape (B,)."""

@@ -58,7 +58,12 @@ def test_every_choice_of_a_group_builds(group: str) -> None:
         config = compose("train", [f"{group}={file.stem}"])[group]
         assert config["name"] == file.stem
         assert build_decays(config) if group == "ema" else file.stem in PARTS["path"]
-    assert set(SOLVERS) == {"euler", "heun"}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_solver_builds(name: str) -> None:
+    """A name alone is enough."""
+    assert build_part("solver", {"name": name}).needs(4) == {"diagonal"}
 
 
 @pytest.mark.parametrize(

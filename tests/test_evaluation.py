@@ -98,6 +98,7 @@ def test_a_score_says_whether_the_code_was_that_of_the_commit(tmp_path: Path, mo
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     head = protocol.commit()
     page.write_text("two\n")
-    assert len(head) == 40 and protocol.commit() == head
+    assert len(head) == 40
+    assert protocol.commit() == head
     code.write_text("two\n")
     assert protocol.commit() == f"{head}-changed"

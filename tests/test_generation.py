@@ -8,8 +8,10 @@ from cm_multimodal.bundle import Bundle, Card, empty_map
 from cm_multimodal.derivatives import perturbed
 from cm_multimodal.errors import UsageError
 from cm_multimodal.generation.sampling import collect, make_plan, sample
+from cm_multimodal.grids import grid_ratios
 from cm_multimodal.modality import TensorSpec
 from cm_multimodal.paths import PATHS
+from cm_multimodal.solvers import SOLVERS
 from modalities.image.adapter import ImageModality
 
 SPEC = TensorSpec((1, 8, 8), 0.75, ("cat", "dog", "owl"))
@@ -99,7 +101,14 @@ def test_guidance_moves_towards_the_class() -> None:
         ({"steps": 1.5}, "whole number"), ({"n": 0}, "n=0 is not possible"), ({"n": True}, "not possible"),
         ({"label": "dgo"}, "did you mean 'dog'"), ({"label": 7}, "no class '7'"), ({"seed": "x"}, "seed=x"),
         ({"sampler": "chian"}, "did you mean 'chain'"), ({"solver": "eular"}, "did you mean 'euler'"),
-        ({"grid": "karas"}, "did you mean 'karras'"), ({"path": "liner"}, "did you mean 'linear'"),
+        ({"solver": {"name": "ddim", "eta": 2.0}}, "eta lies between 0"), ({"solver": {"eta": 1.0}}, "needs a solver"),
+        ({"solver": {"name": "ddim", "eat": 1.0}}, "did you mean 'eta'"),
+        ({"solver": {"name": "unipc", "points": 3}, "steps": 2}, "with 3 points needs at least as many steps"),
+        ({"grid": "karas"}, "did you mean 'karras'"), ({"grid": 3}, "neither a name"), ({"grid": []}, "neither a name"),
+        ({"grid": [5.0, 80.0], "steps": 2}, "noise ratios fall"), ({"grid": [0.0]}, "noise ratios fall"),
+        ({"grid": [80.0, 80.0], "steps": 2}, "noise ratios fall"), ({"grid": [float("inf")]}, "neither a name"),
+        ({"grid": [80, 5, 1], "steps": 2}, "makes 3 steps, and steps=2"),
+        ({"path": "liner"}, "did you mean 'linear'"),
         ({"gamma": float("nan")}, "gamma=nan"), ({"gamma": 2}, "gamma=2"),
         ({"sampler": "chain", "solver": "euler"}, "give one of them"),
         ({"guidance": -1.0}, "guidance=-1.0 is not possible"), ({"guidance": "x"}, "guidance=x is not possible"),
@@ -124,6 +133,25 @@ def test_a_map_is_asked_only_for_what_it_learned() -> None:
     assert collect(edge, make_plan(edge, n=2, sampler="chain", steps=1)).calls == 1
     assert collect(edge, make_plan(edge, n=2, steps=3)).raw.shape == (2, 1, 8, 8)
     assert collect(diagonal, make_plan(diagonal, n=2, steps=3)).raw.shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_draws_clean_samples_on_the_grid_that_suits_it(solver: str) -> None:
+    """From the model's diagonal, at a call for each step and stage, the same again, and in whichever company."""
+    plan = make_plan(WHOLE, n=3, steps=4, solver=solver)
+    samples = collect(WHOLE, plan)
+    assert samples.calls in (4, 7, 10)
+    assert torch.equal(collect(WHOLE, make_plan(WHOLE, n=20, steps=4, solver=solver)).raw[:3], samples.raw)
+    seeded = collect(WHOLE, make_plan(WHOLE, n=3, steps=4, solver=solver, seed=1))
+    assert not torch.equal(seeded.raw, samples.raw)
+
+
+def test_a_grid_may_be_given_as_noise_ratios() -> None:
+    """The grid's own ratios, with the 0 at the end or without, give what its name gives."""
+    named = collect(WHOLE, make_plan(WHOLE, n=3, steps=3, grid="straight")).raw
+    ratios = grid_ratios("straight", 3, WHOLE.flow_map.path).tolist()
+    for given in (ratios, ratios[:-1]):
+        assert torch.equal(collect(WHOLE, make_plan(WHOLE, n=3, steps=3, grid=given)).raw, named)
 
 
 def test_a_class_of_a_model_without_classes_is_refused() -> None:

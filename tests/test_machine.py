@@ -26,7 +26,9 @@ print(given_back, faults())
 @pytest.mark.skipif(sys.platform != "linux", reason="only the C library of Linux has the switch")
 def test_freed_memory_is_kept() -> None:
     """Blocks of an update that are freed and asked for again cost no page faults; without the switch they do."""
-    printed = subprocess.run([sys.executable, "-c", ROUNDS], capture_output=True, text=True, check=True, timeout=120).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", ROUNDS], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
     given_back, kept = map(int, printed.split())
     assert given_back > 100
     assert kept < given_back / 10

@@ -52,8 +52,8 @@ OTHERS = {"source", "python", "torchrun"}  # the words a command may begin with,
 ELSEWHERE = {"test"}  # targets that `make readme` does not run
 SMALL = {
     "train": ("++net.channels=8", "++net.blocks=1", "train.device=cpu", "train.precision=float32"),
-    "sample": ("threads=1", "device=cpu"),
-    "evaluate": ("threads=1", "device=cpu", "n=60", "seeds=[0]"),
+    **dict.fromkeys(("sample", "edit"), ("threads=1", "device=cpu")),
+    **dict.fromkeys(("evaluate", "tune-steps"), ("threads=1", "device=cpu", "n=60", "seeds=[0]")),
     "suite=ground_truth": ("settings.updates=4", "settings.samples=64", "settings.seeds=[0]"),
     "suite=digits": ("settings.experiment=image/smoke", "settings.seconds=1", "settings.probe=10", "settings.steps=[1]"),
 }  # fmt: skip
@@ -337,10 +337,10 @@ def test_the_table_is_filled_from_two_evaluations(tmp_path: Path) -> None:
     """benchmarks/digits_table.py writes means and half ranges, and leaves the rest of the page alone."""
     before = "above\n<!-- table: digits -->\nold\n<!-- end -->\nbelow\n"
     (tmp_path / "README.md").write_text(before)
-    diagonal = [("diagonal", steps) for steps in (1, 2, 4, 8, 100)]
+    rows = [("real", 0), *(("diagonal", steps) for steps in (1, 2, 4, 8, 100))]
     assert "There is no" in fill(tmp_path).stderr
-    evaluation(tmp_path / "runs/quickstart", "improved_mean_flow", [("real", 0), *(("map", s) for s in (1, 2, 4, 8)), *diagonal])
-    evaluation(tmp_path / "runs/flow", "flow_matching", [("real", 0), *diagonal])
+    evaluation(tmp_path / "runs/quickstart", "improved_mean_flow", [*rows, *(("map", n) for n in (1, 2, 4, 8))])
+    evaluation(tmp_path / "runs/flow", "flow_matching", rows)
     done = fill(tmp_path)
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "benchmarks/results/quickstart.json").read_text())

@@ -5,12 +5,12 @@ import torch
 
 from cm_multimodal.batch import Conditions
 from cm_multimodal.exact import ExactMap, Gaussian
+from cm_multimodal.grids import GRIDS
 from cm_multimodal.paths import PATHS, build_path
 from cm_multimodal.random import Draws
 from cm_multimodal.samplers import Chain, Gamma, Renoise, Sampler
 from cm_multimodal.solvers import SOLVERS
 from cm_multimodal.tensors import expand_right
-from cm_multimodal.times import GRIDS
 from itertools import pairwise
 
 DATA = Gaussian(torch.tensor([0.3, -0.6]).double(), torch.tensor([[0.5, 0.2], [0.2, 0.3]]).double())
@@ -19,7 +19,7 @@ NONE = Conditions()
 
 def start(path_name: str, n: int, steps: int) -> tuple[ExactMap, torch.Tensor, torch.Tensor, Draws]:
     path = build_path(path_name, 0.5)
-    times = path.time_of(GRIDS["straight"](steps))
+    times = path.time_of(GRIDS["straight"](steps, path))
     draws = Draws(0, torch.arange(n))
     sigma = path.sigma(times[:1]).expand(n)
     eps = draws.noise("sample", (2,), torch.float64)
@@ -30,7 +30,7 @@ def start(path_name: str, n: int, steps: int) -> tuple[ExactMap, torch.Tensor, t
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_grids_go_down_to_zero(grid: str, steps: int) -> None:
     """A grid has one more point than steps, starts at the common largest ratio, decreases, and ends at clean data."""
-    ratios = GRIDS[grid](steps)
+    ratios = GRIDS[grid](steps, build_path("vp_cosine", 0.5))
     assert len(ratios) == steps + 1
     assert ratios[0] == pytest.approx(80)
     assert (ratios.diff() < 0).all()

@@ -1,6 +1,6 @@
 r"""cmm evaluate: scores a run or a bundle against its test set."""
 
-__all__ = ["run"]
+__all__ = ["data_of", "ground_of", "run"]
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +10,9 @@ from typing import Any
 from ..errors import DataError, UsageError
 from ..evaluation.protocol import Protocol
 from ..evaluation.report import table, write_report
-from ..evaluation.runner import evaluate, real_row, reference
+from ..evaluation.runner import Reference, evaluate, real_row, reference
 from ..generation.sampling import make_plan
+from ..model import Model
 from ..training.records import read_config
 from ..values import fits
 from .source import folder_of, load
@@ -22,19 +23,14 @@ WIDTH = 100
 def run(config: Mapping[str, Any]) -> None:
     """Runs the command."""
     folder, model = folder_of(config), load(config)
-    config = {**config, "seeds": None if config["seeds"] is None else whole_numbers("seeds", config)}
-    whole = read_config(folder) if config["run"] is not None else {}
-    data = {**_group(whole, "data"), **config["data"]}
-    settings = {
-        **_group(whole, "evaluation"),
-        **{k: config[k] for k in ("n", "seeds", "features") if config[k] is not None},
-    }
-    ground = reference(model.bundle, data, settings)
+    ground, data = ground_of(config, model)
     how = {key: config[key] for key in ("guidance", "interval")}
     make_plan(model.bundle, ground.n, solver=None, **how)  # says at once what cannot be
-    protocol = Protocol.of(model.bundle, ground, data, str(model.device), how)
+    solver = config["solver"]
+    protocol = Protocol.of(model.bundle, ground, data, str(model.device), {**how, "solver": solver})
     rows = [real_row(model, ground)]
-    for row in evaluate(model, ground, whole_numbers("steps", config), whole_numbers("diagonal", config), **how):
+    counts = (whole_numbers("steps", config), whole_numbers("diagonal", config))
+    for row in evaluate(model, ground, *counts, solver, **how):
         rows.append(row)
         print(f"{row.method}, {row.steps} steps, seed {row.seed}: {row.sentence()}", flush=True)
     words = [how["guidance"], *(how["interval"] or ())] if how["guidance"] != 1 else []
@@ -45,7 +41,21 @@ def run(config: Mapping[str, Any]) -> None:
     print(f"{out / 'metrics.json'}, {out / 'quality.png'}")
 
 
-def _group(whole: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def ground_of(config: Mapping[str, Any], model: Model) -> tuple[Reference, Mapping[str, Any]]:
+    """Returns what a verb's samples are held against, and the data settings: the run's own, unless others are given."""
+    config = {**config, "seeds": None if config["seeds"] is None else whole_numbers("seeds", config)}
+    given = {key: config[key] for key in ("n", "seeds", "features") if config[key] is not None}
+    data = data_of(config)
+    return reference(model.bundle, data, {**_group(config, "evaluation"), **given}), data
+
+
+def data_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the data settings of a verb: the run's own, in the place of which others may be given."""
+    return {**_group(config, "data"), **config["data"]}
+
+
+def _group(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    whole = read_config(folder_of(config)) if config["run"] is not None else {}
     group = whole.get(name, {})
     if not isinstance(group, Mapping):
         raise DataError(f"The run's configuration has no settings under '{name}', but {str(group)[:80]!r}.")

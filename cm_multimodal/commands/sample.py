@@ -15,7 +15,7 @@ from ..model import Model
 from .source import folder_of, load
 
 FORMATS = ("files", "npz")
-USUAL = {"label": None, "gamma": 0.5, "guidance": 1.0, "interval": None, "grid": "straight", "path": None}
+USUAL = {"label": None, "gamma": 0.5, "guidance": 1.0, "interval": None, "grid": None, "path": None}
 HOW = ("sampler", "solver", "gamma", "guidance", "interval", "grid", "path")
 
 
@@ -33,10 +33,17 @@ def run(config: Mapping[str, Any]) -> None:
 
 
 def _folder(config: Mapping[str, Any]) -> Path:
-    method = config["solver"] or config["sampler"] or "map"
-    unusual = {key: config[key] for key, usual in USUAL.items() if config[key] != usual}
-    more = "".join(f"-{key}{value}" for key, value in unusual.items())
+    options = dict(config["solver"])
+    method = options.pop("name") or config["sampler"] or "map"
+    unusual = options | {key: config[key] for key, usual in USUAL.items() if config[key] != usual}
+    more = "".join(f"-{key}{_word(value)}" for key, value in unusual.items())
     return folder_of(config) / "samples" / f"{method}-steps{config['steps']}-seed{config['seed']}-n{config['n']}{more}"
+
+
+def _word(value: object) -> str:
+    """Returns a value as it stands in the name of a folder: a file by its own name, a list by its items."""
+    items = value if isinstance(value, list) else [value]
+    return "-".join(Path(str(item)).stem if str(item).endswith(".json") else str(item) for item in items)
 
 
 def _files(model: Model, samples: Samples, out: Path) -> Path:

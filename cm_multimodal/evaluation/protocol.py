@@ -35,6 +35,7 @@ class Protocol:
         chunk: Samples computed at a time.
         guidance: The scale of guidance; 1 is none.
         interval: The noise ratios that it is confined to, if it is.
+        solver: What follows the diagonal.
         hardware: Device and processor.
         versions: Python and torch.
         commit: The project's commit; empty outside a checkout.
@@ -53,6 +54,7 @@ class Protocol:
     chunk: int
     guidance: float
     interval: tuple[float, ...] | None
+    solver: Mapping[str, Any]
     hardware: str
     versions: str
     commit: str
@@ -77,6 +79,7 @@ class Protocol:
             chunk=bundle.card.chunk,
             guidance=how["guidance"],
             interval=None if how["interval"] is None else tuple(how["interval"]),
+            solver=dict(how["solver"]),
             hardware=f"{device}, {facts['processor']}, {facts['threads']} threads",
             versions=f"Python {facts['python']}, torch {facts['torch']}",
             commit=commit(),

@@ -48,6 +48,8 @@ def table(rows: Sequence[Row], protocol: Protocol) -> Table:
     if protocol.guidance != 1:
         between = "" if protocol.interval is None else f" for noise ratios in {list(protocol.interval)}"
         caption += f"; guidance {protocol.guidance:g}{between}"
+    if protocol.solver != {"name": "euler"}:
+        caption += f"; diagonal by {', '.join(str(value) for value in protocol.solver.values())}"
     caption = "\n".join([caption, *protocol.warnings()])
     shown = Table(title=f"{protocol.objective}, {protocol.samples_seen:,} samples seen", caption=caption)
     for name in ("method", "steps", "calls", *SCORES.values()):

@@ -18,6 +18,7 @@ from .frechet import frechet_distance
 from .neighbours import precision_recall
 
 MOST = 1400
+EULER: Mapping[str, Any] = {"name": "euler"}
 
 
 @dataclass(frozen=True)
@@ -80,23 +81,30 @@ def reference(bundle: Bundle, data: Mapping[str, Any], settings: Mapping[str, An
 
 
 def evaluate(
-    model: Model, ground: Reference, steps: Sequence[int], diagonal: Sequence[int] = (), **how: Any
+    model: Model,
+    ground: Reference,
+    steps: Sequence[int],
+    diagonal: Sequence[int] = (),
+    solver: Mapping[str, Any] = EULER,
+    **how: Any,
 ) -> Iterator[Row]:
     """Yields a row for every method, number of steps and seed.
 
     Arguments:
         model: The model.
         ground: What to compare with.
-        steps: Numbers of steps of the map (of the Euler solver, where only the diagonal was learned).
-        diagonal: Numbers of steps of the Euler solver along the diagonal.
+        steps: Numbers of steps of the map (of the solver, where only the diagonal was learned).
+        diagonal: Numbers of steps of the solver along the diagonal.
+        solver: The solver, by name, and its settings.
         how: `guidance` and `interval`, as in `cmm sample`.
     """
-    for solver, counts in ((None, steps), ("euler", diagonal)):
+    has_map = bool(set(model.bundle.card.learned) & {"edge", "triangle"})
+    for road, counts in ((None if has_map else solver, steps), (solver, diagonal)):
         for count in counts:
-            make_plan(model.bundle, ground.n, count, solver=solver, **how)  # says at once what cannot be
-            method = "map" if solver is None and set(model.bundle.card.learned) & {"edge", "triangle"} else "diagonal"
+            make_plan(model.bundle, ground.n, count, solver=road, **how)  # says at once what cannot be
+            method = "map" if road is None else "diagonal"
             for seed in ground.settings.get("seeds", (0,)):
-                samples = model.sample(ground.n, count, seed, solver=solver, **how)
+                samples = model.sample(ground.n, count, seed, solver=road, **how)
                 generated = Dataset(samples.raw, samples.label if model.bundle.card.spec.classes else None)
                 yield _row(model.bundle, ground, generated, method, count, samples.calls, seed)
 

@@ -4,27 +4,33 @@ A sample is a function of (weights, plan, sample id) alone. Matrix products depe
 are computed in whole, aligned chunks of a fixed size kept in the bundle: the same bytes whatever part is asked for.
 """
 
-__all__ = ["Plan", "Samples", "collect", "make_plan", "sample"]
+__all__ = ["Plan", "Samples", "collect", "make_plan", "map_of", "sample", "times_of"]
 
 import contextlib
+import json
 import torch
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from torch import Tensor, nn
+from typing import Any
 
 from .. import signals
 from ..batch import Conditions
+from ..build import build_part
 from ..bundle import Bundle
 from ..errors import UsageError, nearest
+from ..files import read_text
+from ..grids import GRIDS, grid_ratios
 from ..guidance import Guidance, GuidedMap
 from ..maps import SolutionMap, TransportedMap
 from ..paths import PATHS, build_path
 from ..random import Draws
 from ..samplers import SAMPLERS, Gamma, Sampler
-from ..solvers import SOLVERS, Solver
+from ..solvers import Solver
 from ..tensors import expand_right
-from ..times import GRIDS
 from ..values import fits
 
 LIMITS = {"n": 10_000_000, "steps": 10_000}
@@ -41,7 +47,7 @@ class Plan:
         label: The index of the class of all samples; sample ids count through the classes unless given.
         method: How the map is used.
         guidance: How strongly the class is guided, and where.
-        grid: The name of the grid of noise ratios.
+        grid: The name of the grid of noise ratios, or its ratios but for the 0 at the end.
         path: The name of the path to walk on; the map's own unless given.
     """
 
@@ -51,7 +57,7 @@ class Plan:
     label: int | None
     method: Sampler | Solver
     guidance: Guidance = Guidance()
-    grid: str = "straight"
+    grid: str | tuple[float, ...] = "straight"
     path: str | None = None
 
 
@@ -79,11 +85,11 @@ def make_plan(
     seed: int = 0,
     label: int | str | None = None,
     sampler: str | None = None,
-    solver: str | None = None,
+    solver: str | Mapping[str, Any] | None = None,
     gamma: float = 0.5,
     guidance: float = 1.0,
     interval: Sequence[float] | None = None,
-    grid: str = "straight",
+    grid: str | Sequence[float] | None = None,
     path: str | None = None,
 ) -> Plan:
     """Checks what a person asked for.
@@ -94,8 +100,6 @@ def make_plan(
     for name, value in {"n": n, "steps": steps}.items():
         if type(value) is not int or not 1 <= value <= LIMITS[name]:
             raise UsageError(f"{name}={value} is not possible; {name} is a whole number from 1 to {LIMITS[name]:,}.")
-    if grid not in GRIDS:
-        raise UsageError(f"There is no grid '{grid}'; {nearest(str(grid), GRIDS)}")
     if path is not None and path not in PATHS:
         raise UsageError(f"There is no path '{path}'; {nearest(str(path), PATHS)}")
     if type(seed) is not int:
@@ -103,16 +107,13 @@ def make_plan(
     if not (fits(gamma, float) and 0 <= gamma <= 1):
         raise UsageError(f"gamma={gamma} is not possible; gamma lies between 0 (no fresh noise) and 1.")
     method = _method(bundle, steps, sampler, solver, gamma)
-    return Plan(n, steps, seed, _label(bundle, label), method, _guidance(bundle, guidance, interval), grid, path)
+    chosen = _grid(grid, steps, method)
+    return Plan(n, steps, seed, _label(bundle, label), method, _guidance(bundle, guidance, interval), chosen, path)
 
 
 def sample(bundle: Bundle, plan: Plan, device: torch.device | str = "cpu") -> Iterator[Samples]:
     """Yields the samples of a plan, a chunk at a time, in the order of their ids; a signal to stop is heard between them."""
-    flow_map: SolutionMap = bundle.flow_map.to(device)
-    if plan.guidance.scale != 1:
-        flow_map = GuidedMap(flow_map, plan.guidance)
-    if plan.path is not None:
-        flow_map = TransportedMap(flow_map, build_path(plan.path, bundle.card.spec.sigma_data))
+    flow_map = map_of(bundle, plan, device)
     chunk = bundle.card.chunk
     for start in range(0, plan.n, chunk):
         signals.check()
@@ -121,6 +122,21 @@ def sample(bundle: Bundle, plan: Plan, device: torch.device | str = "cpu") -> It
             raw, label = _chunk(bundle, flow_map, plan, ids)
         keep = slice(0, min(chunk, plan.n - start))
         yield Samples(raw[keep].cpu(), label[keep].cpu(), ids[keep].cpu(), len(calls))
+
+
+def map_of(bundle: Bundle, plan: Plan, device: torch.device | str) -> SolutionMap:
+    """Returns the map that a plan walks on: guided, and on another path, if it says so."""
+    flow_map: SolutionMap = bundle.flow_map.to(device)
+    if plan.guidance.scale != 1:
+        flow_map = GuidedMap(flow_map, plan.guidance)
+    if plan.path is not None:
+        flow_map = TransportedMap(flow_map, build_path(plan.path, bundle.card.spec.sigma_data))
+    return flow_map
+
+
+def times_of(flow_map: SolutionMap, plan: Plan, device: torch.device | str) -> Tensor:
+    """Returns the times that a plan stops at, with shape (steps + 1,), ending in 0."""
+    return flow_map.path.time_of(grid_ratios(plan.grid, plan.steps, flow_map.path).to(device))
 
 
 def collect(bundle: Bundle, plan: Plan, device: torch.device | str = "cpu") -> Samples:
@@ -148,32 +164,70 @@ def _chunk(bundle: Bundle, flow_map: SolutionMap, plan: Plan, ids: Tensor) -> tu
     label = torch.full_like(ids, plan.label) if plan.label is not None else ids % max(classes, 1)
     mask = bundle.modality.sample_mask(draws) if spec.masked else None
     cond = Conditions(label if classes else None, mask)
-    times = flow_map.path.time_of(GRIDS[plan.grid](plan.steps).to(ids.device))
+    times = times_of(flow_map, plan, ids.device)
     sigma = flow_map.path.sigma(times[:1]).expand(len(ids))
     eps = draws.noise("sample", spec.shape)
     x = expand_right(sigma, eps).to(eps.dtype) * eps
-    if isinstance(plan.method, Solver):
-        x = plan.method(flow_map, x, times, cond)
-    else:
-        x = plan.method(flow_map, x, times, cond, draws)
+    x = plan.method(flow_map, x, times, cond, draws)
     return bundle.modality.decode(x, mask), label if classes else torch.full_like(ids, -1)
 
 
-def _method(bundle: Bundle, steps: int, sampler: str | None, solver: str | None, gamma: float) -> Sampler | Solver:
-    if sampler is not None and solver is not None:
+def _method(
+    bundle: Bundle, steps: int, sampler: str | None, solver: str | Mapping[str, Any] | None, gamma: float
+) -> Sampler | Solver:
+    options = {"name": solver} if not isinstance(solver, Mapping) else solver
+    name, more = options.get("name"), [key for key in options if key != "name"]
+    if name is None and more:
+        raise UsageError(f"solver.{more[0]}= needs a solver: solver=ddim, say.")
+    if sampler is not None and name is not None:
         raise UsageError("sampler= and solver= are two roads to the same samples: give one of them.")
     learned = frozenset(bundle.card.learned)
-    if sampler is None and solver is None:
-        sampler, solver = _usual(learned)
-    method = _solver(str(solver)) if sampler is None else _sampler(str(sampler), gamma)
+    if sampler is None and name is None:
+        sampler, name = _usual(learned)
+    method = _sampler(str(sampler), gamma) if sampler else build_part("solver", {**options, "name": name})
+    asked = f"sampler '{sampler}'" if sampler else f"solver '{name}'"
     missing = method.needs(steps) - learned
     if missing:
-        asked = f"solver '{solver}'" if sampler is None else f"sampler '{sampler}'"
         raise UsageError(
             f"The {asked} with steps={steps} needs the {_and(missing)} of the solution map, but this model "
             f"({bundle.card.objective}) learned the {_and(learned)} only; {_advice(learned)}"
         )
+    if isinstance(method, Solver) and steps < method.least_steps:
+        raise UsageError(
+            f"The {asked} with {method.least_steps} points needs at least as many steps, and steps={steps}; give more, "
+            f"or fewer points: solver.points={steps}."
+        )
     return method
+
+
+def _grid(grid: object, steps: int, method: Sampler | Solver) -> str | tuple[float, ...]:
+    """Checks the name of a grid, or its noise ratios, of which the 0 at the end may be left out."""
+    if grid is None:
+        return method.grid if isinstance(method, Solver) else "straight"
+    if isinstance(grid, str) and grid.endswith(".json"):
+        grid = _tuned(Path(grid).expanduser())
+    if isinstance(grid, str):
+        if grid not in GRIDS:
+            raise UsageError(f"There is no grid '{grid}'; {nearest(grid, GRIDS)}")
+        return grid
+    if not (isinstance(grid, list | tuple) and grid and all(fits(value, float) for value in grid)):
+        raise UsageError(f"grid={grid} is neither a name ({', '.join(GRIDS)}) nor noise ratios: 'grid=[80,2]'.")
+    ratios = tuple(float(value) for value in (grid[:-1] if grid[-1] == 0 else grid))
+    falling = all(high > low > 0 for high, low in pairwise(ratios)) and ratios and ratios[0] > 0
+    if not falling:
+        raise UsageError(f"grid={list(grid)} is not possible; its noise ratios fall, from the first one to 0.")
+    if len(ratios) != steps:
+        raise UsageError(
+            f"grid={list(grid)} makes {len(ratios)} steps, and steps={steps}; the 0 at the end is understood."
+        )
+    return ratios
+
+
+def _tuned(file: Path) -> object:
+    try:
+        return json.loads(read_text(file))["grid"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"'{file}' holds no grid ({error}); cmm tune-steps writes such files.") from error
 
 
 def _guidance(bundle: Bundle, scale: float, interval: Sequence[float] | None) -> Guidance:
@@ -205,12 +259,6 @@ def _usual(learned: frozenset[str]) -> tuple[str | None, str | None]:
     if not learned & {"triangle", "edge"}:
         return None, "euler"
     return ("chain" if "triangle" in learned else "renoise"), None
-
-
-def _solver(name: str) -> Solver:
-    if name not in SOLVERS:
-        raise UsageError(f"There is no solver '{name}'; {nearest(name, SOLVERS)}")
-    return SOLVERS[name]()
 
 
 def _sampler(name: str, gamma: float) -> Sampler:

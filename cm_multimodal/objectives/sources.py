@@ -86,7 +86,7 @@ class ModelDiagonal(Source):
     asks_diagonal: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_steps(self.steps)
+        _check_solver(self.solver, self.steps)
 
     def velocity(self, flow_map: SolutionMap, noisy: NoisySample) -> Tensor:
         with torch.no_grad():
@@ -112,7 +112,7 @@ class Teacher(Source):
     steps: int = 1
 
     def __post_init__(self) -> None:
-        _check_steps(self.steps)
+        _check_solver(self.solver, self.steps)
 
     def velocity(self, flow_map: SolutionMap, noisy: NoisySample) -> Tensor:
         with torch.no_grad():
@@ -176,9 +176,12 @@ def _undropped(cond: Conditions) -> Conditions:
     return dataclasses.replace(cond, dropout=None)
 
 
-def _check_steps(steps: int) -> None:
-    if steps < 1:
-        raise ValueError("steps is at least 1")
+def _check_solver(solver: Solver | None, steps: int) -> None:
+    least = 1 if solver is None else solver.least_steps
+    if steps < least:
+        raise ValueError(f"steps is at least {least}{' with so many points' * (least > 1)}")
+    if solver is not None and solver.stochastic:
+        raise ValueError("the solver adds fresh noise, and a source follows one trajectory; use heun or euler")
 
 
 def _grid(flow_map: SolutionMap, s: Tensor, t: Tensor, steps: int) -> Tensor:

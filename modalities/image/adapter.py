@@ -4,6 +4,7 @@ __all__ = ["ImageModality"]
 
 import torch
 
+from cm_multimodal.editing import Measurement
 from cm_multimodal.errors import UsageError, nearest
 from cm_multimodal.modality import Dataset, Modality, Splits, TensorSpec
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 from typing import Any
 
-from . import data, metrics, preview
+from . import data, edit, metrics, preview
 from .net import build_net
 
 
@@ -20,6 +21,7 @@ class ImageModality(Modality):
 
     name = "image"
     classifier = "support vectors (C = 10) on pixels"
+    edits = edit.EDITS
 
     @classmethod
     def dataset(cls, config: Mapping[str, Any]) -> Splits:
@@ -54,6 +56,11 @@ class ImageModality(Modality):
 
     def accuracy(self, train: Dataset, test: Dataset, config: Mapping[str, Any]) -> float:
         return metrics.accuracy(train, test)
+
+    def measurement(self, how: str, options: Mapping[str, Any]) -> Measurement:
+        if how not in self.edits:
+            return super().measurement(how, options)
+        return edit.measurement(how, options, self.spec.shape)
 
     def augment(self, x: Tensor, uniform: Tensor, config: Mapping[str, Any]) -> Tensor:
         for key in config:

@@ -22,6 +22,10 @@ NEVER_THERE = {"times": {"name": "triangle", "measure": {"name": "uniform"}, "of
 EDGE = {"consistency_training", "easy_consistency", "improved_consistency", "truncated_consistency"}
 
 
+def solved(**solver: Any) -> dict[str, Any]:
+    return {"source": {"name": "model_diagonal", "solver": solver}}
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "says"),
     [
@@ -34,6 +38,8 @@ EDGE = {"consistency_training", "easy_consistency", "improved_consistency", "tru
         ("endpoint_semigroup", NEVER_THERE, "never there"),
         ("consistency_trajectory", {"target": {"name": "online"}}, "target is averaged"),
         ("consistency_trajectory", {"denoising": 0.0}, "needs a teacher"),
+        ("consistency_trajectory", solved(name="ddim", eta=1.0), "follows one trajectory"),
+        ("consistency_trajectory", solved(name="unipc", points=3), "steps is at least 3"),
         ("terminal_velocity", {"metric": {"name": "pseudo_huber"}}, "quadratic"),
         ("mean_flow", {"times": {"name": "log_normal"}}, "does not fit the objective 'mean_flow', which takes: triangle"),
         ("mean_flow", {"source": "teacher"}, "source=teacher does not fit .* it is chosen by source.name="),

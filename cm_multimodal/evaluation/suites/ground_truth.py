@@ -24,6 +24,7 @@ from ...batch import Batch, Conditions
 from ...build import build_objective, build_part
 from ...errors import UsageError
 from ...exact import ExactMap, ProductMixture
+from ...grids import GRIDS
 from ...maps import FlowMap, SolutionMap
 from ...nets.perceptron import Perceptron
 from ...objectives import OBJECTIVES, Objective
@@ -33,7 +34,7 @@ from ...paths import Path, build_path
 from ...random import Draws, noise, uniform
 from ...samplers import Chain, Renoise
 from ...solvers.euler import Euler
-from ...times import RATIO_MAX, TimePair, Triangle, Uniform, between, straight_ratios
+from ...times import RATIO_MAX, TimePair, Triangle, Uniform, between
 from ..benchmark import Case, Compose, Row, Suite
 from .base import grouped, known_objectives, markdown, mean_and_spread, notes
 
@@ -266,7 +267,7 @@ def _distances(model: FlowMap, data: ProductMixture, size: int) -> dict[str, flo
     ids, dimensions, found = torch.arange(size), len(data.weights), {}
     draws = Draws(97, ids)
     for calls in CALLS:
-        times = model.path.time_of(straight_ratios(calls))
+        times = model.path.time_of(GRIDS["straight"](calls, model.path))
         x = model.path.sigma(times[0]).float() * draws.noise("sample", (dimensions,))
         if "triangle" in model.learned:
             x = Chain()(model, x, times, NONE, draws)

@@ -1,0 +1,61 @@
+r"""cmm edit: completes what is known of real samples, or walks between two generated ones."""
+
+__all__ = ["run"]
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError, nearest
+from ..generation.editing import edit, interpolate
+from ..generation.sampling import Plan, make_plan
+from ..model import Model
+from ..values import fits
+from .evaluate import data_of
+from .source import folder_of, load
+
+
+def run(config: Mapping[str, Any]) -> None:
+    """Runs the command."""
+    model, how = load(config), str(config["how"])
+    known = ("interpolate", *model.bundle.modality.edits)
+    if how not in known:
+        raise UsageError(f"There is no how={how}; {nearest(how, known)}")
+    learned = model.bundle.card.learned
+    sampler = "renoise" if how != "interpolate" and "edge" in learned else None
+    plan = make_plan(
+        model.bundle,
+        config["n"],
+        config["steps"],
+        config["seed"],
+        config["label"],
+        sampler=sampler,
+        grid=config["grid"],
+    )
+    rows = _walk(model, plan, config) if how == "interpolate" else _completed(model, plan, config)
+    out = Path(config["out"]).expanduser() if config["out"] else _folder(config)
+    out.mkdir(parents=True, exist_ok=True)
+    last = rows["edited"]
+    model.bundle.modality.write(last, [f"{i:06d}" for i in range(len(last))], out)
+    print(f"{len(last)} samples: {model.bundle.modality.preview(rows, out / 'grid')}")
+
+
+def _completed(model: Model, plan: Plan, config: Mapping[str, Any]) -> dict[str, Any]:
+    given = model.bundle.modality.dataset(data_of(config)).test
+    measurement = model.bundle.modality.measurement(config["how"], config)
+    done = edit(model.bundle, plan, given, measurement, model.device)
+    return {"known": done.known, "edited": done.raw, "real": given.raw[: plan.n]}
+
+
+def _walk(model: Model, plan: Plan, config: Mapping[str, Any]) -> dict[str, Any]:
+    ends = config["between"]
+    if not (isinstance(ends, list) and len(ends) == 2 and all(fits(end, int) and end >= 0 for end in ends)):
+        raise UsageError(f"between={ends} is not possible; give the numbers of two samples: 'between=[0,10]'.")
+    return {"edited": interpolate(model.bundle, plan, ends, model.device)}
+
+
+def _folder(config: Mapping[str, Any]) -> Path:
+    ends = str(config["between"]).strip("[]").replace(", ", "-")
+    what = {"inpaint": Path(str(config["mask"])).stem, "enlarge": config["factor"], "interpolate": ends}
+    name = "-".join(str(word) for word in (config["how"], what.get(config["how"], "")) if word != "")
+    return folder_of(config) / "edited" / f"{name}-steps{config['steps']}-seed{config['seed']}-n{config['n']}"

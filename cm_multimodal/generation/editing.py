@@ -1,0 +1,81 @@
+r"""Editing jobs: completing what is known of real samples, and walking from one generated sample to another."""
+
+__all__ = ["Edited", "edit", "interpolate"]
+
+import torch
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from torch import Tensor
+
+from .. import signals
+from ..batch import Conditions
+from ..bundle import Bundle
+from ..editing import Known, Measurement, between, complete
+from ..errors import UsageError
+from ..modality import Dataset
+from ..random import Draws
+from ..tensors import expand_right
+from .sampling import Plan, map_of, times_of
+
+
+@dataclass(frozen=True)
+class Edited:
+    """Edited samples, raw, with shape (N, *), and what was known of them, as far as it can be shown."""
+
+    known: Tensor
+    raw: Tensor
+
+
+@torch.no_grad()
+def edit(bundle: Bundle, plan: Plan, given: Dataset, measurement: Measurement, device: torch.device | str) -> Edited:
+    """Completes the first `plan.n` of the samples given, as many times a chunk as the bundle says.
+
+    Raises:
+        UsageError: The map did not learn the edge, or there are not so many samples.
+    """
+    if "edge" not in bundle.card.learned:
+        raise UsageError(
+            f"Editing jumps to clean data from every step, and this model ({bundle.card.objective}) learned the "
+            f"{' and the '.join(bundle.card.learned)} only; it needs the edge."
+        )
+    if plan.n > len(given):
+        raise UsageError(f"n={plan.n} is not possible: there are {len(given)} samples to edit.")
+    flow_map, modality, chunk = map_of(bundle, plan, device), bundle.modality, bundle.card.chunk
+    times, known, done = times_of(flow_map, plan, device), [], []
+    for start in range(0, plan.n, chunk):
+        signals.check()
+        ids = torch.arange(start, start + chunk, device=device)
+        rows = ids.cpu().clamp_max(plan.n - 1)
+        x = modality.encode(given.raw[rows]).to(device)
+        fact = Known.of(x, measurement)
+        drawn = complete(
+            flow_map, fact, x, times, _conditions(bundle, plan, given, rows, device), Draws(plan.seed, ids)
+        )
+        keep = slice(0, min(chunk, plan.n - start))
+        known.append(modality.decode(fact.put_into(torch.zeros_like(x)))[keep].cpu())
+        done.append(modality.decode(drawn)[keep].cpu())
+    return Edited(torch.cat(known), torch.cat(done))
+
+
+@torch.no_grad()
+def interpolate(bundle: Bundle, plan: Plan, ends: Sequence[int], device: torch.device | str) -> Tensor:
+    """Returns `plan.n` raw samples between two that `cmm sample` draws, the ends among them: their noises are mixed."""
+    flow_map, spec = map_of(bundle, plan, device), bundle.card.spec
+    times = times_of(flow_map, plan, device)
+    first, last = Draws(plan.seed, torch.tensor(ends, device=device)).noise("sample", spec.shape)
+    ids = torch.arange(plan.n, device=device)
+    eps = between(first, last, torch.linspace(0, 1, plan.n, device=device))
+    x = expand_right(flow_map.path.sigma(times[:1]).expand(plan.n), eps).to(eps.dtype) * eps
+    label = plan.label if plan.label is not None else ends[0] % max(len(spec.classes), 1)
+    cond = Conditions(torch.full_like(ids, label) if spec.classes else None)
+    return bundle.modality.decode(plan.method(flow_map, x, times, cond, Draws(plan.seed, ids))).cpu()
+
+
+def _conditions(bundle: Bundle, plan: Plan, given: Dataset, rows: Tensor, device: torch.device | str) -> Conditions:
+    if not bundle.card.spec.classes or (plan.label is None and given.label is None):
+        return Conditions()
+    label = (
+        given.label[rows] if plan.label is None and given.label is not None else torch.full_like(rows, plan.label or 0)
+    )
+    return Conditions(label.to(device))

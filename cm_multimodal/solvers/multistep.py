@@ -38,6 +38,7 @@ class Multistep(Solver):
 
     Attributes:
         noise: Whether predictions are the noise.
+        most: The most points there are weights for.
         tapers: Whether the last of few steps use fewer points, where the extrapolation reaches far.
     """
 

@@ -4,9 +4,10 @@ A step is the objective's loss, its backward pass and an AdamW update, on the U-
 as many parameters, and on a transformer over 1,024 patches. Half of the samples of mean flow lie off the diagonal. Flow
 matching and the others take turns in one process, a few steps each, first one and then another in the lead; a ratio is
 the median over the rounds. Memory is what the first steps add to a process of their own on a CPU, the allocator's peak on
-a GPU. With --gpu the network is the U-Net of CIFAR-10 of size m, in bf16 and compiled.
+a GPU. With --gpu the network is the U-Net of CIFAR-10 of size m, in bf16 and compiled. With --only the others keep the rows
+that were measured before.
 
-    python benchmarks/objective_cost.py [--quick] [--gpu]
+    python benchmarks/objective_cost.py [--quick] [--gpu] [--only WORDS]
 """
 
 import argparse
@@ -32,7 +33,7 @@ from cm_multimodal.objectives.mean_flow import MeanFlow
 from cm_multimodal.paths import build_path
 from cm_multimodal.random import Draws
 from cm_multimodal.times import LogNormal, Triangle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from modalities.image.net import build_net
 from pathlib import Path
@@ -77,13 +78,13 @@ TASKS = (
 GPU_TASKS = (Task("U-Net, 32 px, size m", 3, 32, 128, _unet({"size": "m"}, CIFAR10)),)
 
 
-def objectives() -> dict[str, tuple[Objective, Scaling]]:
-    """Returns the objectives that take turns, flow matching first."""
+def objectives(only: str = "") -> dict[str, tuple[Objective, Scaling]]:
+    """Returns the objectives that take turns, flow matching first, and of the others those whose name has these words."""
     found: dict[str, tuple[Objective, Scaling]] = {"flow matching": (FlowMatching(), Euler())}
     for way, make in WAYS.items():
         found[f"mean flow, {way}"] = (MeanFlow(PAIRS, derivative=make()), Euler())
         found[f"continuous consistency, {way}"] = (ContinuousConsistency(derivative=make()), Rotation())
-    return found
+    return {name: each for name, each in found.items() if name == "flow matching" or only in name}
 
 
 class Step:
@@ -124,10 +125,12 @@ class Step:
         return time.perf_counter()
 
 
-def race(task: Task, device: torch.device, rounds: int, peaks: dict[str, float]) -> dict[str, dict[str, Any]]:
-    """Times all objectives in turns; on a GPU it measures the memory of each, too."""
+def race(
+    task: Task, names: Iterable[str], device: torch.device, rounds: int, peaks: dict[str, float]
+) -> dict[str, dict[str, Any]]:
+    """Times objectives in turns; on a GPU it measures the memory of each, too."""
     steps = {}
-    for name in objectives():
+    for name in names:
         steps[name] = Step(task, name, device)
         try:
             print(f"  {name}: {steps[name].seconds(3):.1f} s for each of the first steps", flush=True)
@@ -180,31 +183,48 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds, nothing written")
     parser.add_argument("--gpu", action="store_true", help="CIFAR-10 size m, bf16, compiled")
+    parser.add_argument("--only", default="", metavar="WORDS", help="only objectives whose name has these words")
     given = parser.parse_args()
     device = torch.device("cuda" if given.gpu else "cpu")
     tasks, rows = GPU_TASKS if given.gpu else TASKS, []
     torch._dynamo.config.recompile_limit = 64  # a network is compiled for each way in which it is called
     peaks = {
-        task.name: {} if given.gpu else {name: _in_its_own_process(task, name) for name in objectives()}
+        task.name: {} if given.gpu else {name: _in_its_own_process(task, name) for name in objectives(given.only)}
         for task in tasks
     }
     set_threads(None)
     keep_memory()
     for task in tasks:
-        for name, timed in race(task, device, 3 if given.quick else 9, peaks[task.name]).items():
+        for name, timed in race(
+            task, objectives(given.only), device, 3 if given.quick else 9, peaks[task.name]
+        ).items():
             rows.append({"network": task.name, "objective": name, **timed})
             ratios = f"× {timed['ratio']:.2f}   memory × {timed['memory']:.2f}"
             print(f"{task.name:<28}{name:<42}{timed['ms']:8.1f} ms  {ratios}", flush=True)
     if not given.quick:
-        record = {"machine": describe_machine(), "commit": commit(), "rows": rows}
-        RESULTS.with_stem(RESULTS.stem + "_gpu" * given.gpu).write_text(json.dumps(record, indent=1) + "\n")
-    return _judge(tasks, rows)
+        _write(RESULTS.with_stem(RESULTS.stem + "_gpu" * given.gpu), rows)
+    asked = {
+        kind: limit for kind, limit in LIMITS.items() if any(name.startswith(kind) for name in objectives(given.only))
+    }
+    return _judge(tasks, asked, rows)
 
 
-def _judge(tasks: tuple[Task, ...], rows: list[dict[str, Any]]) -> int:
+def _write(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes rows, each with its commit, beside those of objectives that were not measured this time."""
+    measured = {row["objective"] for row in rows}
+    kept = (
+        [row for row in json.loads(file.read_text())["rows"] if row["objective"] not in measured]
+        if file.exists()
+        else []
+    )
+    rows = kept + [{**row, "commit": commit()} for row in rows]
+    file.write_text(json.dumps({"machine": describe_machine(), "rows": rows}, indent=1) + "\n")
+
+
+def _judge(tasks: tuple[Task, ...], limits: dict[str, float], rows: list[dict[str, Any]]) -> int:
     failed = 0
     for task in tasks:
-        for kind, limit in LIMITS.items():
+        for kind, limit in limits.items():
             best = [row for row in rows if row["network"] == task.name and row["objective"].startswith(kind)]
             if not best:
                 print(f"{task.name}, {kind}: no way of it works  NOT KEPT")
@@ -213,8 +233,8 @@ def _judge(tasks: tuple[Task, ...], rows: list[dict[str, Any]]) -> int:
             time_ratio, share = min(row["ratio"] for row in best), min(row["memory"] for row in best)
             kept = time_ratio <= limit and share <= task.memory_limit
             failed += not kept
-            limits = f"time {time_ratio:.2f} (<= {limit}), memory {share:.2f} (<= {task.memory_limit})"
-            print(f"{task.name}, {kind}: {limits}{'' if kept else '  NOT KEPT'}")
+            found = f"time {time_ratio:.2f} (<= {limit}), memory {share:.2f} (<= {task.memory_limit})"
+            print(f"{task.name}, {kind}: {found}{'' if kept else '  NOT KEPT'}")
     return int(failed > 0)
 
 

@@ -1,4 +1,4 @@
-"""What has to be the same on a GPU: random numbers, losses, gradients, a resumed run. Skipped where there is none."""
+"""What has to be the same on a GPU: random numbers, losses, gradients, solvers, a resumed run. Skipped without one."""
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from cm_multimodal.objectives import OBJECTIVES
 from cm_multimodal.objectives.sources import Conditional, Teacher
 from cm_multimodal.paths import build_path
 from cm_multimodal.random import Draws, bits, dropout_mask, noise, uniform
+from cm_multimodal.solvers import SOLVERS
 from collections.abc import Callable
 from objectives.scenes import PRODUCT, plain
 from pathlib import Path
@@ -55,6 +56,19 @@ def test_objectives(name: str, progress: float) -> None:
         found.append((loss.value.detach().cpu(), torch.cat([g.flatten() for g in gradients]).cpu()))
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-7)  # noise is rounded to float32 on the way
     assert found[0][1].abs().max() > 0
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solvers(name: str) -> None:
+    """Every solver ends there where it ends on a CPU, in float64, fresh noise included."""
+    found = []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        flow_map, ids = _map(False).to(device), IDS.to(device)
+        times = flow_map.path.time_of(torch.tensor([5.0, 2.0, 1.0, 0.4, 0.1, 0.0], dtype=torch.float64, device=device))
+        x = flow_map.path.sigma(times[0]) * PRODUCT.sample(0, IDS).to(device)
+        with torch.no_grad():
+            found.append(SOLVERS[name]()(flow_map, x, times, Conditions(), Draws(0, ids)).cpu())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)  # noise is rounded to float32 on the way
 
 
 @pytest.mark.parametrize("words", [(), ("train.compile=true",), ("train.precision=float32",)])

@@ -14,6 +14,7 @@ from cm_multimodal.exact import ExactMap
 from cm_multimodal.objectives import OBJECTIVES
 from cm_multimodal.objectives.mean_flow import MeanFlow
 from cm_multimodal.paths import build_path
+from cm_multimodal.solvers import SOLVERS
 from cm_multimodal.training.settings import read_settings
 from collections.abc import Callable
 from pathlib import Path
@@ -154,6 +155,31 @@ def test_a_training_that_diverges_is_a_row(cmm: Cmm, capsys: pytest.CaptureFixtu
     assert "| `shortcut` | - | 0 | failed | failed |" in capsys.readouterr().out
 
 
+def test_solvers_end_to_end(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every chosen way has rows on both fields; more calls come closer to the flow, and a run's map makes its own jumps."""
+    assert cmm("train", "experiment=image/smoke", "train.samples=1280", "name=mine") == 0
+    quick = {"run": "runs/mine", "calls": "[1,5]", "map_calls": "[1,2]", "samples": 4, "n": 60, "reference_steps": 8}
+    words = [f"settings.{key}={value}" for key, value in {**quick, "teach.updates": 5}.items()]
+    chosen = ("euler", "heun", "unipc_2", "sde_dpm_solver", "map")
+    assert cmm("benchmark", "suite=solvers", f"only=[{','.join(chosen)}]", *words, "out=results") == 0
+    rows = json.loads(Path("results/solvers.json").read_text())["rows"]
+    found = {tuple(row["key"].values()): row["values"] for row in rows}
+    assert {(data, name) for data, name, _ in found} == {(data, name) for data in ("mixture", "digits") for name in chosen}
+    assert [found["mixture", "heun", steps]["calls"] for steps in (1, 3)] == [1, 5]
+    assert found["mixture", "euler", 1]["error"] > found["mixture", "euler", 5]["error"] > 0
+    assert found["mixture", "sde_dpm_solver", 5]["error"] is None
+    assert found["digits", "map", 2].keys() == {"calls", "error", "accuracy", "frechet"}
+    shown = capsys.readouterr().out
+    assert "**mixture: error / sigma_data**" in shown
+    assert "| **the learned map** |" in shown
+    assert Path("results/solvers.png").stat().st_size > 10_000
+
+
+def test_every_solver_is_in_the_suite() -> None:
+    """The suite's own settings name each of them."""
+    assert {method["name"] for method in suite_settings("solvers")["methods"].values()} == set(SOLVERS)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -163,6 +189,7 @@ def test_a_training_that_diverges_is_a_row(cmm: Cmm, capsys: pytest.CaptureFixtu
         (("suite=ground_truth", "workers=0"), "workers=0 is not possible"),
         (("suite=ground_truth", "threads=-1"), "threads=-1 is not possible"),
         (("suite=ground_truth", "settings.updates=0"), "updates"),
+        (("suite=solvers", "settings.run=runs/none"), "runs/none"),
         (("suite=digits", "only=5"), "only=5 is not possible"), (("suite=digits", "settings=5"), "settings"),
         (("suite=digits", "settings.steps.a=1"), "settings"),
         (("suite=digits", "settings.overrides.shortcut=5"), "a list of"),
@@ -184,4 +211,4 @@ def test_results_that_are_no_results(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not hold benchmark results"):
         run_suite(suite(), tmp_path, ["flow_matching"])
     assert (tmp_path / "ground_truth.json").read_text() == "[]"
-    assert set(SUITES) == {"ground_truth", "digits"}
+    assert set(SUITES) == {"ground_truth", "digits", "solvers"}

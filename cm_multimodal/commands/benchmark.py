@@ -10,7 +10,7 @@ from ..config import compose, suite_settings
 from ..errors import UsageError, nearest
 from ..evaluation.benchmark import run_suite
 from ..evaluation.suites import SUITES
-from ..evaluation.suites.base import objective_names
+from ..evaluation.suites.base import wanted_names
 from ..machine import free_cores, set_threads
 from ..training.settings import read_settings
 from ..values import fits
@@ -28,9 +28,10 @@ def run(config: Mapping[str, Any]) -> None:
         if value is not None and not (fits(value, int) and value >= 1):
             raise UsageError(f"{key}={value} is not possible; it is a whole number from 1.")
     if kind.alone and workers not in (None, 1):
-        raise UsageError(f"workers={workers} is not possible: '{name}' trains for a time, and one at a time.")
+        raise UsageError(f"workers={workers} is not possible: '{name}' has the machine to itself, one case at a time.")
     set_threads(threads or free_cores())
     out = Path(config["out"]).expanduser()
-    run_suite(suite, out, objective_names(config["only"]), min(workers or kind.workers, free_cores()))
+    only = wanted_names(config["only"], suite.kinds, suite.choices())
+    run_suite(suite, out, only, min(workers or kind.workers, free_cores()))
     print((out / f"{name}.md").read_text())
     print(f"{out / name}.json, {out / name}.md, {out / name}.png")

@@ -80,12 +80,14 @@ class Suite(ABC):
         kind: Its settings: a value object.
         workers: How many cases it measures at a time, unless a person says otherwise.
         alone: Whether a case needs the machine to itself.
+        kinds: What a person may choose some of: the key of a case that names it.
     """
 
     name: str
     kind: type[Any]
     workers: int = 1
     alone: bool = False
+    kinds: str = "objective"
 
     @abstractmethod
     def __init__(self, settings: Any, compose: Compose) -> None:
@@ -94,6 +96,10 @@ class Suite(ABC):
     @abstractmethod
     def cases(self) -> list[Case]:
         """Returns what is to be measured, in the order of the table."""
+
+    def choices(self) -> list[str]:
+        """Returns the names of all that a person may choose from."""
+        return list(dict.fromkeys(case.key[self.kinds] for case in self.cases()))
 
     def more(self, rows: Sequence[Row]) -> list[Case]:
         """Returns further cases that depend on the rows of the first."""
@@ -127,7 +133,7 @@ def run_suite(
     Arguments:
         suite: The suite.
         out: Where results lie; rows that are there stay there.
-        only: The objectives that are measured; all unless given. What is known of the others is shown too.
+        only: What is measured, of the suite's choices; all unless given. What is known of the others is shown too.
         workers: How many cases are measured at a time, each in a process of its own.
         report: Takes lines for a person.
 
@@ -138,17 +144,17 @@ def run_suite(
     file = out / f"{suite.name}.json"
     out.mkdir(parents=True, exist_ok=True)
     first = suite.cases()
-    known = _complete(suite, _chosen(first, only), file, workers, report)
+    known = _complete(suite, _chosen(suite, first, only), file, workers, report)
     more = suite.more(_found(first, known))
-    known = _complete(suite, _chosen(more, only), file, workers, report)
+    known = _complete(suite, _chosen(suite, more, only), file, workers, report)
     rows = _found([*first, *more], known)
     write_text(out / f"{suite.name}.md", suite.table(rows) + "\n")
     suite.plot(rows).savefig(out / f"{suite.name}.png", dpi=120)
     return rows
 
 
-def _chosen(cases: Sequence[Case], only: Sequence[str] | None) -> list[Case]:
-    return [case for case in cases if only is None or case.key["objective"] in only]
+def _chosen(suite: Suite, cases: Sequence[Case], only: Sequence[str] | None) -> list[Case]:
+    return [case for case in cases if only is None or case.key[suite.kinds] in only]
 
 
 def _found(cases: Sequence[Case], known: Mapping[str, Row]) -> list[Row]:
@@ -195,8 +201,9 @@ def _alone() -> None:
 
 
 def _row(suite: Suite, case: Case) -> Row:
-    values = suite.measure(case)
-    return Row(case.key, case.hash, values, commit(), f"{describe_machine()['processor']}", case.config)
+    values, machine = suite.measure(case), describe_machine()
+    hardware = ", ".join([machine["processor"], *machine["gpus"]])
+    return Row(case.key, case.hash, values, commit(), hardware, case.config)
 
 
 def _read(file: Path) -> dict[str, Row]:

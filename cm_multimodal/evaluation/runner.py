@@ -1,6 +1,6 @@
 r"""Scores of a model, row by row: steps, calls, seed, and what the samples are worth."""
 
-__all__ = ["Reference", "Row", "evaluate", "real_row", "reference"]
+__all__ = ["Reference", "Row", "evaluate", "real_row", "reference", "score"]
 
 import torch
 
@@ -106,7 +106,7 @@ def evaluate(
             for seed in ground.settings.get("seeds", (0,)):
                 samples = model.sample(ground.n, count, seed, solver=road, **how)
                 generated = Dataset(samples.raw, samples.label if model.bundle.card.spec.classes else None)
-                yield _row(model.bundle, ground, generated, method, count, samples.calls, seed)
+                yield score(model.bundle, ground, generated, method, count, samples.calls, seed)
 
 
 def real_row(model: Model, ground: Reference) -> Row:
@@ -114,14 +114,15 @@ def real_row(model: Model, ground: Reference) -> Row:
     train = ground.splits.train
     pick = torch.linspace(0, len(train) - 1, min(len(train), ground.n)).long()
     real = Dataset(train.raw[pick], None if train.label is None else train.label[pick])
-    return _row(model.bundle, ground, real, "real", 0, 0, 0)
+    return score(model.bundle, ground, real, "real", 0, 0, 0)
 
 
-def _row(bundle: Bundle, ground: Reference, samples: Dataset, method: str, steps: int, calls: int, seed: int) -> Row:
+def score(bundle: Bundle, ground: Reference, samples: Dataset, method: str, steps: int, calls: int, seed: int) -> Row:
+    """Returns the row of some samples."""
     features = bundle.modality.features(samples.raw, ground.config)
     shares = precision_recall(ground.features, features, ground.settings.get("k", 5))
-    score = None
+    accuracy = None
     if samples.label is not None and ground.settings.get("accuracy", True):
-        score = bundle.modality.accuracy(samples, ground.splits.test, ground.config)
+        accuracy = bundle.modality.accuracy(samples, ground.splits.test, ground.config)
     distance = frechet_distance(features, ground.features)
-    return Row(method, steps, calls, seed, distance, shares.precision, shares.recall, score)
+    return Row(method, steps, calls, seed, distance, shares.precision, shares.recall, accuracy)

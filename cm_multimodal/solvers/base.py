@@ -50,6 +50,15 @@ class Solver(ABC):
         """The fewest steps it is made for."""
         return 1
 
+    @property
+    def calls_a_step(self) -> int:
+        """The predictions that a step makes, but for one to clean data, which makes one."""
+        return 1
+
+    def calls(self, steps: int) -> int:
+        """Returns the network calls of so many steps to clean data."""
+        return self.calls_a_step * (steps - 1) + 1
+
     def needs(self, steps: int) -> frozenset[str]:
         """Returns which parts of the map must have been learned."""
         return frozenset({"diagonal"})

@@ -39,6 +39,10 @@ class DEISRungeKutta(RungeKutta):
         if self.scheme not in SCHEMES:
             raise ValueError(f"scheme is one of {', '.join(SCHEMES)}")
 
+    @property
+    def calls_a_step(self) -> int:
+        return len(SCHEMES[self.scheme])
+
     def stages(self, path: Path, s: Tensor, t: Tensor) -> Sequence[Stage]:
         high = path.noise_ratio(s)
         move, one = path.noise_ratio(t) - high, torch.ones_like(high)

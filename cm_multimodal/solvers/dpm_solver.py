@@ -42,6 +42,10 @@ class DPMSolver(RungeKutta):
         if self.order not in (1, 2, 3):
             raise ValueError("order is 1, 2 or 3")
 
+    @property
+    def calls_a_step(self) -> int:
+        return self.order
+
     def stages(self, path: Path, s: Tensor, t: Tensor) -> Sequence[Stage]:
         high, low = path.noise_ratio(s), path.noise_ratio(t)
         if self.order == 1:

@@ -44,6 +44,10 @@ class Heun(RungeKutta):
             raise ValueError("churn and fresh are not negative, and low is below high")
 
     @property
+    def calls_a_step(self) -> int:
+        return 2
+
+    @property
     def stochastic(self) -> bool:
         return self.churn > 0
 

@@ -1,6 +1,6 @@
 r"""What training leaves behind, read again: a run's newest checkpoint, or a bundle; and a teacher of either kind."""
 
-__all__ = ["Student", "load", "load_run", "teacher_checksum", "with_teacher"]
+__all__ = ["Student", "load", "load_run", "teacher_checksum", "weights_checksum", "with_teacher"]
 
 import hashlib
 import torch
@@ -83,7 +83,7 @@ def with_teacher(objective: Mapping[str, Any], student: Student, place: str = "o
 def teacher_checksum(objective: Mapping[str, Any]) -> str | None:
     """Returns a checksum of the weights of all teachers that were put in place, if there are any."""
     found = [
-        teacher_checksum(part) if isinstance(part, Mapping) else _checksum(part)
+        teacher_checksum(part) if isinstance(part, Mapping) else weights_checksum(part)
         for part in objective.values()
         if isinstance(part, Mapping | FlowMap)
     ]
@@ -91,10 +91,11 @@ def teacher_checksum(objective: Mapping[str, Any]) -> str | None:
     return hashlib.sha256("".join(marks).encode()).hexdigest() if marks else None
 
 
-def _checksum(flow_map: FlowMap) -> str:
+def weights_checksum(flow_map: FlowMap) -> str:
+    """Returns a checksum of a map's weights as they are saved, whatever they compute in."""
     digest = hashlib.sha256()
     for tensor in flow_map.state_dict().values():
-        plain = tensor.float() if tensor.is_floating_point() else tensor  # as it was saved, whatever it computes in
+        plain = tensor.float() if tensor.is_floating_point() else tensor
         digest.update(plain.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 

@@ -85,6 +85,33 @@ def test_every_solver_has_its_order_shown() -> None:
     assert {name for name, solver in SOLVERS.items() if solver not in shown} == {"sde_dpm_solver", "sde_dpm_solver_pp"}
 
 
+class Counted(ExactMap):
+    """A map that counts what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__(MIXTURE, VPLinear())
+        object.__setattr__(self, "asked", [])
+
+    def velocity(self, x: torch.Tensor, s: torch.Tensor, cond: Conditions = NONE) -> torch.Tensor:
+        self.asked.append(s)
+        return super().velocity(x, s, cond)
+
+    def denoise(self, x: torch.Tensor, s: torch.Tensor, cond: Conditions = NONE) -> torch.Tensor:
+        self.asked.append(s)
+        return super().denoise(x, s, cond)
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_the_calls_are_those_that_it_reports(name: str) -> None:
+    """On a grid to clean data, where the last step is one call."""
+    solver = ORDERS[name][0]
+    for steps in (solver.least_steps, 5):
+        counted = Counted()
+        times = counted.path.time_of(torch.cat([torch.logspace(1, -1, steps), torch.zeros(1)]).double())
+        solver(counted, BEGIN, times, NONE)
+        assert len(counted.asked) == solver.calls(steps)
+
+
 EXPONENTIAL = {name: solver for name, (solver, _) in ORDERS.items() if name != "Euler on the velocity"}
 
 

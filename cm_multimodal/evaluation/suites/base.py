@@ -1,6 +1,6 @@
-r"""What suites share: a way to configurations, and numbers over seeds."""
+r"""What suites share: names that are checked, and numbers over seeds."""
 
-__all__ = ["grouped", "known_objectives", "markdown", "mean_and_spread", "notes", "objective_names"]
+__all__ = ["grouped", "known_objectives", "markdown", "mean_and_spread", "notes", "wanted_names"]
 
 import statistics
 
@@ -12,26 +12,30 @@ from ...objectives import OBJECTIVES
 from ..benchmark import Row
 
 
-def objective_names(wanted: Sequence[str] | str | None) -> list[str]:
-    """Returns the objectives that were named, one or a list, or all of them.
+def wanted_names(wanted: Sequence[str] | str | None, kind: str, known: Sequence[str]) -> list[str]:
+    """Returns the names of a kind that were given, one or a list, or all that are known.
 
     Raises:
         UsageError: One of them is unknown.
     """
     names = [wanted] if isinstance(wanted, str) else wanted
     if names is None:
-        return list(OBJECTIVES)
+        return list(known)
     if not isinstance(names, list) or not names:
-        raise UsageError(f"only={wanted} is not possible; give names of objectives: 'only=[mean_flow,shortcut]'.")
-    known_objectives("only", names)
+        raise UsageError(f"only={wanted} is not possible; give names: 'only=[{known[0]},{known[1]}]'.")
+    _check_names("only", names, kind, known)
     return names
 
 
 def known_objectives(key: str, names: Collection[str]) -> None:
     """Raises a UsageError if one of the names that stand under a key is not that of an objective."""
+    _check_names(key, names, "objective", OBJECTIVES)
+
+
+def _check_names(key: str, names: Collection[str], kind: str, known: Collection[str]) -> None:
     for name in names:
-        if name not in OBJECTIVES:
-            raise UsageError(f"There is no objective '{name}' ({key}); {nearest(str(name), OBJECTIVES)}")
+        if name not in known:
+            raise UsageError(f"There is no {kind} '{name}' ({key}); {nearest(str(name), known)}")
 
 
 def grouped(rows: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:

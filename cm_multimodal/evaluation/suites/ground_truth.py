@@ -7,7 +7,7 @@ those of their lattice only, most of which are shorter; for the edge jumps to cl
 from above its boundary; for the diagonal the denoised state. Source and target times are uniform on the clock of the path.
 """
 
-__all__ = ["GroundTruth"]
+__all__ = ["GroundTruth", "fit", "mixture", "perceptron_map", "sliced_wasserstein"]
 
 import dataclasses
 import math
@@ -123,8 +123,8 @@ class GroundTruth(Suite):
     def measure(self, case: Case) -> dict[str, Any]:
         data, seed, config = mixture(case.key["dimensions"]), case.key["seed"], case.config
         objective = build_objective(_with_exact_teacher(config["objective"], data))
-        flow_map = _network(data, config, objective, seed)
-        calls, seconds = _train(flow_map, objective, data, config, seed)
+        flow_map = perceptron_map(data, config, objective, seed)
+        calls, seconds = fit(flow_map, objective, data, config, seed)
         return {
             "calls": calls, "seconds": seconds, **errors(flow_map, objective, data, config["samples"]),
             **_distances(flow_map, data, config["samples"]),
@@ -191,7 +191,8 @@ def _with_exact_teacher(config: Mapping[str, Any], data: ProductMixture) -> Mapp
     return {**config, "source": {**source, "teacher": ExactMap(data, build_path("linear", data.sigma_data))}}
 
 
-def _network(data: ProductMixture, config: Mapping[str, Any], objective: Objective, seed: int) -> FlowMap:
+def perceptron_map(data: ProductMixture, config: Mapping[str, Any], objective: Objective, seed: int) -> FlowMap:
+    """Returns a map with a fresh perceptron, of the `width` and `depth` of a case, for an objective."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = Perceptron(len(data.weights), config["width"], config["depth"], objective.two_times)
@@ -202,10 +203,10 @@ def _network(data: ProductMixture, config: Mapping[str, Any], objective: Objecti
     return FlowMap(net, path, scaling, data.sigma_data, objective.learned)
 
 
-def _train(
+def fit(
     flow_map: FlowMap, objective: Objective, data: ProductMixture, config: Mapping[str, Any], seed: int
 ) -> tuple[float, float]:
-    """Trains, and returns the network evaluations of a sample and the seconds."""
+    """Trains a map as a case says, and returns the network evaluations of a sample and the seconds."""
     objective.prepare(flow_map)
     rows, updates, batch = [0], config["updates"], config["batch"]
     for net in [each for part in (flow_map, objective) for each in part.modules() if isinstance(each, Perceptron)]:

@@ -1,0 +1,356 @@
+r"""Solvers: one field, followed by every solver in 1 to 256 network calls, beside the map that was learned of it.
+
+There are two fields: that of the mixture of `ground_truth` in two dimensions, whose map is known, with a perceptron that
+learned it; and the diagonal of a trained run, with the run's own jumps. An error is the root mean square distance, in units
+of sigma_data, from where the flow ends that begins in the same noise: the exact map, or the run's own field in float64,
+followed in many small steps. Solvers that add noise, which have no such end, have scores only.
+"""
+
+__all__ = ["Solvers"]
+
+import copy
+import dataclasses
+import functools
+import torch
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from pathlib import Path
+from torch import Tensor
+from typing import Any
+
+from ... import signals
+from ...batch import Conditions
+from ...build import build_objective, build_part
+from ...derivatives import full_products
+from ...errors import UsageError
+from ...exact import ExactMap
+from ...grids import grid_ratios
+from ...maps import FlowMap, SolutionMap
+from ...modality import Dataset
+from ...model import Model
+from ...paths import build_path
+from ...random import Draws
+from ...samplers import Chain, Sampler
+from ...solvers import Solver
+from ...solvers.unipc import UniPC
+from ...training.records import read_config
+from ...training.saved import weights_checksum
+from ...training.settings import read_settings
+from ..benchmark import Case, Compose, Row, Suite
+from ..runner import reference, score
+from .base import grouped, known_objectives, markdown
+from .ground_truth import fit, mixture, perceptron_map, sliced_wasserstein
+
+MAP, MIXTURE, MIXTURE_SAMPLES = "map", "mixture", 4096
+WORDS = {
+    "error": "error / sigma_data", "sw": "sliced Wasserstein distance / sigma_data", "accuracy": "accuracy score",
+    "frechet": "Fréchet distance",
+}  # fmt: skip
+FORMATS = {"error": ".1e", "sw": ".3f", "accuracy": ".3f", "frechet": ".2f"}
+
+
+@dataclass(frozen=True)
+class Teach:
+    """How the map of the mixture is learned: an objective, and the settings of the same names in `ground_truth`."""
+
+    objective: str = "terminal_velocity"
+    updates: int = 2000
+    batch: int = 512
+    lr: float = 4e-3
+    width: int = 96
+    depth: int = 3
+
+    def __post_init__(self) -> None:
+        known_objectives("settings.teach.objective", [self.objective])
+        if not (min(self.updates, self.batch, self.width, self.depth) >= 1 and self.lr > 0):
+            raise UsageError("settings.teach: updates, batch, width and depth are at least 1, and lr is above 0.")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of the suite.
+
+    Arguments:
+        run: The run whose diagonal is followed; it knows its data.
+        methods: The solvers and their settings, by the name they have in the table.
+        calls: The numbers of network calls; a solver makes as many steps as they pay for.
+        map_calls: The numbers of jumps of the learned map.
+        samples: The samples that errors are measured on.
+        batch: The samples computed at a time.
+        n: The samples that are scored; the run's own number unless given.
+        seed: The sampling seed.
+        reference_steps: The steps of the reference.
+        teach: How the map of the mixture is learned, as in `Teach`.
+        device: Where the run's network computes.
+    """
+
+    run: str = "runs/quickstart"
+    methods: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    calls: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    map_calls: tuple[int, ...] = (1, 2, 4, 8)
+    samples: int = 64
+    batch: int = 256
+    n: int | None = None
+    seed: int = 0
+    reference_steps: int = 300
+    teach: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        numbers = (*self.calls, *self.map_calls, self.samples, self.batch, self.reference_steps, self.n or 1)
+        if not (self.calls and self.map_calls and min(numbers) >= 1):
+            raise UsageError("settings: calls and map_calls are not empty, and all numbers are at least 1.")
+
+
+@dataclass(frozen=True)
+class Way:
+    """A method on a grid."""
+
+    method: Sampler | Solver
+    grid: str
+    steps: int
+
+
+class Field(ABC):
+    """A field to follow, and the map that was learned of it.
+
+    Attributes:
+        shape: The shape of a sample.
+        sigma_data: The standard deviation of the data.
+        followed: What solvers follow.
+        learned: What jumps.
+        parts: Which parts of the map it learned.
+        mark: What the results depend on.
+        dtype: The number format of samples.
+        device: Where they lie.
+    """
+
+    shape: tuple[int, ...]
+    sigma_data: float
+    followed: SolutionMap
+    learned: SolutionMap
+    parts: frozenset[str]
+    mark: Mapping[str, Any]
+    dtype = torch.float32
+    device = torch.device("cpu")
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def truth(self, ids: Tensor) -> Tensor:
+        """Returns where the flow ends for samples, with shape (B, *)."""
+
+    @abstractmethod
+    def scores(self, way: Way) -> dict[str, float | None]:
+        """Returns what samples drawn in a way are worth."""
+
+    def cond(self, ids: Tensor) -> Conditions:
+        """Returns the conditions of samples."""
+        return Conditions()
+
+    def error(self, way: Way) -> float | None:
+        """Returns how far samples end from where they should; nothing where noise is added on the way."""
+        if isinstance(way.method, Solver) and way.method.stochastic:
+            return None
+        gap = self.draw(way, torch.arange(self.settings.samples, device=self.device)).double() - self._ends
+        return gap.square().mean().sqrt().item() / self.sigma_data
+
+    def draw(
+        self, way: Way, ids: Tensor, flow_map: SolutionMap | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Returns samples, with shape (B, *), drawn in a way, of the field's own map and number format unless given."""
+        flow_map = flow_map or (self.followed if isinstance(way.method, Solver) else self.learned)
+        times = flow_map.path.time_of(grid_ratios(way.grid, way.steps, flow_map.path).to(self.device))
+        parts = []
+        for part in ids.split(self.settings.batch):
+            draws = Draws(self.settings.seed, part)
+            noise = draws.noise("sample", self.shape, torch.float64).to(dtype or self.dtype)
+            x = flow_map.path.sigma(times[0]).to(noise.dtype) * noise
+            signals.check()
+            parts.append(way.method(flow_map, x, times, self.cond(part), draws))
+        return torch.cat(parts)
+
+    @functools.cached_property
+    def _ends(self) -> Tensor:
+        return self.truth(torch.arange(self.settings.samples, device=self.device))
+
+
+class Mixture(Field):
+    """The mixture whose map is known, and a perceptron that learns it before anything is measured."""
+
+    shape = (2,)
+    dtype = torch.float64
+
+    def __init__(self, settings: Settings, teach: Teach, objective: Mapping[str, Any]) -> None:
+        super().__init__(settings)
+        self.data, self.mark = mixture(2), {**dataclasses.asdict(teach), "objective": objective}
+        self.parts = build_objective(objective).learned
+        self.sigma_data = self.data.sigma_data
+        self.followed = ExactMap(self.data, build_path("linear", self.sigma_data))
+
+    @functools.cached_property
+    def learned(self) -> FlowMap:  # type: ignore[override]
+        objective = build_objective(self.mark["objective"])
+        with torch.enable_grad():
+            flow_map = perceptron_map(self.data, self.mark, objective, self.settings.seed)
+            fit(flow_map, objective, self.data, self.mark, self.settings.seed)
+        return flow_map.eval().double()
+
+    def truth(self, ids: Tensor) -> Tensor:
+        return self.draw(Way(Chain(), "straight", 1), ids, self.followed)
+
+    def scores(self, way: Way) -> dict[str, float | None]:
+        ids = torch.arange(MIXTURE_SAMPLES)
+        distance = sliced_wasserstein(self.draw(way, ids), self.data.sample(self.settings.seed + 1, ids))
+        return {"sw": distance / self.sigma_data}
+
+
+class Trained(Field):
+    """A run: its diagonal is followed, and it jumps itself."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        model, config = Model.load(settings.run, settings.device), read_config(Path(settings.run).expanduser())
+        self.bundle, self.device = model.bundle, model.device
+        spec, group = self.bundle.card.spec, config["evaluation"]
+        if spec.masked or "diagonal" not in self.bundle.card.learned:
+            raise UsageError(f"settings.run={settings.run} has no diagonal to follow; name a run that learned it.")
+        self.shape, self.sigma_data, self.name = spec.shape, spec.sigma_data, config["data"]["name"]
+        self.flow_map = self.followed = self.learned = self.bundle.flow_map.to(self.device)
+        self.parts = self.flow_map.learned
+        self.ground = reference(self.bundle, config["data"], {**group, "n": settings.n or group.get("n")})
+        self.mark = {"weights": weights_checksum(self.flow_map), "reference_steps": settings.reference_steps}
+
+    def cond(self, ids: Tensor) -> Conditions:
+        classes = len(self.bundle.card.spec.classes)
+        return Conditions(ids % classes if classes else None)
+
+    def truth(self, ids: Tensor) -> Tensor:
+        fine = Way(UniPC(3), UniPC.grid, self.settings.reference_steps)
+        return self.draw(fine, ids, copy.deepcopy(self.flow_map).double(), torch.float64)
+
+    def scores(self, way: Way) -> dict[str, float | None]:
+        ids = torch.arange(self.ground.n, device=self.device)
+        raw, label = self.bundle.modality.decode(self.draw(way, ids)).cpu(), self.cond(ids).label
+        samples = Dataset(raw, None if label is None else label.cpu())
+        found = score(self.bundle, self.ground, samples, "", way.steps, 0, self.settings.seed)
+        return {"accuracy": found.accuracy, "frechet": found.frechet}
+
+
+class Solvers(Suite):
+    """The suite of solvers.
+
+    Arguments:
+        settings: Its settings.
+        compose: The way to configurations.
+    """
+
+    name = "solvers"
+    kind = Settings
+    kinds = "method"
+    alone = True
+
+    def __init__(self, settings: Settings, compose: Compose) -> None:
+        self.settings, self.teach = settings, read_settings(Teach, settings.teach, "settings.teach")
+        trained, objective = Trained(settings), compose("train", [f"objective={self.teach.objective}"])["objective"]
+        self.fields: dict[str, Field] = {MIXTURE: Mixture(settings, self.teach, objective), trained.name: trained}
+        self.solvers: dict[str, Solver] = {
+            name: build_part("solver", config) for name, config in settings.methods.items()
+        }
+
+    def cases(self) -> list[Case]:
+        return [
+            Case({"data": data, "method": name, "steps": steps}, self._depends(data, name))
+            for data, field in self.fields.items()
+            for name in (*self.solvers, MAP)
+            for steps in self._steps(field, name)
+        ]
+
+    def _steps(self, field: Field, name: str) -> list[int]:
+        if name == MAP:
+            return [steps for steps in self.settings.map_calls if Chain().needs(steps) <= field.parts]
+        solver = self.solvers[name]
+        most = {(calls - 1) // solver.calls_a_step + 1 for calls in self.settings.calls}
+        return sorted(steps for steps in most if steps >= solver.least_steps)
+
+    def _depends(self, data: str, name: str) -> dict[str, Any]:
+        kept = ("samples", "n", "seed")
+        how = {"solver": self.settings.methods[name]} if name != MAP else {}
+        return {**{key: getattr(self.settings, key) for key in kept}, **how, "field": dict(self.fields[data].mark)}
+
+    @torch.no_grad()
+    def measure(self, case: Case) -> dict[str, Any]:
+        steps, field, solver = case.key["steps"], self.fields[case.key["data"]], self.solvers.get(case.key["method"])
+        way = Way(solver, solver.grid, steps) if solver else Way(Chain(), "straight", steps)
+        with full_products():
+            error = field.error(way)
+        return {"calls": solver.calls(steps) if solver else steps, "error": error, **field.scores(way)}
+
+    def protocol(self) -> dict[str, Any]:
+        return dataclasses.asdict(self.settings)
+
+    def table(self, rows: Sequence[Row]) -> str:
+        parts = []
+        for (data,), group in grouped(rows, "data").items():
+            for measure in (key for key in WORDS if key in group[0].values):
+                body = [
+                    [f"`{name}`" if name != MAP else "**the learned map**", *self._line(each, measure)]
+                    for (name,), each in grouped(group, "method").items()
+                ]
+                head = ["method", *map(str, self.settings.calls)]
+                parts += [f"**{data}: {WORDS[measure]}**", "", markdown(head, body), ""]
+        return "\n".join([*parts, self._how(rows)])
+
+    def _line(self, rows: Sequence[Row], measure: str) -> list[str]:
+        """Returns the cells of a method: what so many calls pay for, and half as many do not."""
+        cells = []
+        for calls in self.settings.calls:
+            fits = [row for row in rows if calls / 2 < row.values["calls"] <= calls]
+            value = max(fits, key=lambda row: row.values["calls"]).values[measure] if fits else None
+            cells.append("-" if value is None else f"{value:{FORMATS[measure]}}")
+        return cells
+
+    def _how(self, rows: Sequence[Row]) -> str:
+        settings, hardware = self.settings, "; ".join(sorted({row.hardware for row in rows}))
+        return (
+            f"By network calls, at most so many (a solver of k calls a step makes k (steps - 1) + 1), on the grid of each "
+            f"solver. Errors: {settings.samples} samples, against the exact map in float64, and against UniPC-3 with "
+            f"{settings.reference_steps:,} steps in float64 on the diagonal of `{settings.run}`, whose jumps the learned "
+            f"map makes; that of the mixture was learned by `{self.teach.objective}`. Seed {settings.seed}; {hardware}."
+        )
+
+    def plot(self, rows: Sequence[Row]) -> Figure:
+        figure = Figure(figsize=(12, 8.5), layout="constrained")
+        panels = [
+            (data, group, measure)
+            for (data,), group in grouped(rows, "data").items()
+            for measure in WORDS if measure in group[0].values
+        ]  # fmt: skip
+        for place, (data, group, measure) in enumerate(panels, 1):
+            axes = figure.add_subplot(2, -(-len(panels) // 2), place, xscale="log", xlabel="network calls")
+            for index, ((name,), each) in enumerate(grouped(group, "method").items()):
+                points = [(row.values["calls"], row.values[measure]) for row in each if row.values[measure] is not None]
+                _draw(axes, name, points, index)
+            axes.set_yscale("linear" if measure == "accuracy" else "log")
+            axes.set_title(f"{data}: {WORDS[measure]}")
+            axes.set_xticks(self.settings.calls, [str(calls) for calls in self.settings.calls])
+            axes.minorticks_off()
+            axes.grid(alpha=0.3)
+        handles = {name: line for ax in figure.axes for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+        figure.legend(handles.values(), handles.keys(), loc="outside right center", fontsize=8)
+        return figure
+
+
+def _draw(axes: Axes, name: str, points: Sequence[tuple[int, float]], index: int) -> None:
+    if not points:
+        return
+    if name == MAP:
+        axes.plot(*zip(*points, strict=True), "k-*", linewidth=2.5, markersize=11, label="the learned map", zorder=9)
+        return
+    style = ("-", "--", ":")[index // 10 % 3]
+    axes.plot(*zip(*points, strict=True), style, marker="o", markersize=3, linewidth=1, label=name)

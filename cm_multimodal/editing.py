@@ -63,7 +63,7 @@ class Known:
         return cls(measurement, measurement.measure(x))
 
     def put_into(self, x: Tensor) -> Tensor:
-        """Returns the nearest samples, with shape (B, *), that measure what is known."""
+        """Returns samples, with shape (B, *), moved by the right inverse so that they measure what is known."""
         return x + self.measurement.back(self.value - self.measurement.measure(x))
 
 

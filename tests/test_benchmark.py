@@ -164,7 +164,9 @@ def test_solvers_end_to_end(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> Non
     assert cmm("benchmark", "suite=solvers", f"only=[{','.join(chosen)}]", *words, "out=results") == 0
     rows = json.loads(Path("results/solvers.json").read_text())["rows"]
     found = {tuple(row["key"].values()): row["values"] for row in rows}
-    assert {(data, name) for data, name, _ in found} == {(data, name) for data in ("mixture", "digits") for name in chosen}
+    assert {(data, name) for data, name, _ in found} == {
+        (data, name) for data in ("mixture", "digits") for name in chosen
+    }
     assert [found["mixture", "heun", steps]["calls"] for steps in (1, 3)] == [1, 5]
     assert found["mixture", "euler", 1]["error"] > found["mixture", "euler", 5]["error"] > 0
     assert found["mixture", "sde_dpm_solver", 5]["error"] is None
@@ -194,7 +196,7 @@ def test_every_solver_is_in_the_suite() -> None:
         (("suite=digits", "settings.steps.a=1"), "settings"),
         (("suite=digits", "settings.overrides.shortcut=5"), "a list of"),
         (("suite=digits", "settings.remarks.shortct=x"), "did you mean 'shortcut'"),
-        (("suite=digits", "workers=2"), "one at a time"), (("suite=digits", "settings.steps=[]"), "not empty"),
+        (("suite=digits", "workers=2"), "to itself"), (("suite=digits", "settings.steps=[]"), "not empty"),
     ],
 )  # fmt: skip
 def test_wrong_words_get_sentences(

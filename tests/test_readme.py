@@ -56,6 +56,7 @@ SMALL = {
     **dict.fromkeys(("evaluate", "tune-steps"), ("threads=1", "device=cpu", "n=60", "seeds=[0]")),
     "suite=ground_truth": ("settings.updates=4", "settings.samples=64", "settings.seeds=[0]"),
     "suite=digits": ("settings.experiment=image/smoke", "settings.seconds=1", "settings.probe=10", "settings.steps=[1]"),
+    "suite=solvers": ("settings.n=60", "settings.samples=4", "settings.reference_steps=4", "settings.teach.updates=2"),
 }  # fmt: skip
 
 
@@ -205,7 +206,7 @@ def test_the_sizes_are_those_of_the_networks() -> None:
     assert said == {name: round(sum(p.numel() for p in net.parameters()) / 1e6, 1) for name, net in nets.items()}
 
 
-@pytest.mark.parametrize("suite", ["ground_truth", "digits"])
+@pytest.mark.parametrize("suite", ["ground_truth", "digits", "solvers"])
 def test_the_table_of_a_suite_is_the_measured_one(suite: str) -> None:
     """What the README shows is what the suite wrote."""
     shown_table = TEXT.split(f"<!-- table: suite {suite} -->")[1].split("<!-- end -->")[0].strip()
@@ -293,10 +294,9 @@ def test_the_readme_runs_on_models_that_have_learned_nothing(
 
 def table() -> list[list[str]]:
     """The rows of the digits table, cell by cell."""
-    text = re.search(r"<!-- table: digits -->\n(.*?)<!-- end -->", TEXT, re.DOTALL)
-    assert text, "the README has lost the markers of its table"
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text[1].splitlines() if line[:1] == "|"]
-    return rows[2:]
+    text = TEXT.split("<!-- table: digits -->")[1].split("<!-- end -->")[0]
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line[:1] == "|"]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
 
 
 def test_the_table_says_what_was_measured() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 from ..errors import DataError, UsageError
 from ..evaluation.protocol import Protocol
 from ..evaluation.report import table, write_report
-from ..evaluation.runner import Reference, evaluate, real_row, reference
-from ..generation.sampling import make_plan
+from ..evaluation.runner import EULER, Reference, evaluate, real_row, reference
+from ..grids import GRIDS
 from ..model import Model
 from ..training.records import read_config
 from ..values import fits
@@ -24,21 +24,32 @@ def run(config: Mapping[str, Any]) -> None:
     """Runs the command."""
     folder, model = folder_of(config), load(config)
     ground, data = ground_of(config, model)
-    how = {key: config[key] for key in ("guidance", "interval")}
-    make_plan(model.bundle, ground.n, solver=None, **how)  # says at once what cannot be
-    solver = config["solver"]
+    how, solver = {key: config[key] for key in ("guidance", "interval", "grid")}, config["solver"]
+    if solver["name"] is None:
+        raise UsageError("solver=null follows no diagonal; name a solver: solver=euler.")
     protocol = Protocol.of(model.bundle, ground, data, str(model.device), {**how, "solver": solver})
-    rows = [real_row(model, ground)]
+    rows = []
     counts = (whole_numbers("steps", config), whole_numbers("diagonal", config))
     for row in evaluate(model, ground, *counts, solver, **how):
         rows.append(row)
         print(f"{row.method}, {row.steps} steps, seed {row.seed}: {row.sentence()}", flush=True)
-    words = [how["guidance"], *(how["interval"] or ())] if how["guidance"] != 1 else []
-    usual = "-".join(["evaluation", *(["guidance"] if words else []), *(f"{word:g}" for word in words)])
-    out = Path(config["out"]).expanduser() if config["out"] else folder / usual
+    rows = [real_row(model, ground), *rows]
+    out = Path(config["out"]).expanduser() if config["out"] else folder / _usual(protocol)
     write_report(protocol, rows, out)
     Console(width=max(Console().width, WIDTH)).print(table(rows, protocol))
     print(f"{out / 'metrics.json'}, {out / 'quality.png'}")
+
+
+def _usual(protocol: Protocol) -> str:
+    """Returns the name of a folder that says what differs from the usual way."""
+    words = ["evaluation"]
+    if protocol.guidance != 1:
+        words += ["guidance", *(f"{number:g}" for number in (protocol.guidance, *(protocol.interval or ())))]
+    if protocol.solver != EULER:
+        words.append("-".join(str(value) for value in protocol.solver.values()))
+    if protocol.grid is not None:
+        words += ["grid", protocol.grid if protocol.grid in GRIDS else "own"]
+    return "-".join(words)
 
 
 def ground_of(config: Mapping[str, Any], model: Model) -> tuple[Reference, Mapping[str, Any]]:

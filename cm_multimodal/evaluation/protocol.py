@@ -36,6 +36,7 @@ class Protocol:
         guidance: The scale of guidance; 1 is none.
         interval: The noise ratios that it is confined to, if it is.
         solver: What follows the diagonal.
+        grid: Where all steps lie; each method's own grid unless given.
         hardware: Device and processor.
         versions: Python and torch.
         commit: The project's commit; empty outside a checkout.
@@ -55,6 +56,7 @@ class Protocol:
     guidance: float
     interval: tuple[float, ...] | None
     solver: Mapping[str, Any]
+    grid: str | tuple[float, ...] | None
     hardware: str
     versions: str
     commit: str
@@ -80,6 +82,7 @@ class Protocol:
             guidance=how["guidance"],
             interval=None if how["interval"] is None else tuple(how["interval"]),
             solver=dict(how["solver"]),
+            grid=how["grid"] if how["grid"] is None or isinstance(how["grid"], str) else tuple(how["grid"]),
             hardware=f"{device}, {facts['processor']}, {facts['threads']} threads",
             versions=f"Python {facts['python']}, torch {facts['torch']}",
             commit=commit(),

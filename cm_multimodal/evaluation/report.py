@@ -50,6 +50,8 @@ def table(rows: Sequence[Row], protocol: Protocol) -> Table:
         caption += f"; guidance {protocol.guidance:g}{between}"
     if protocol.solver != {"name": "euler"}:
         caption += f"; diagonal by {', '.join(str(value) for value in protocol.solver.values())}"
+    if protocol.grid is not None:
+        caption += f"; grid {protocol.grid if isinstance(protocol.grid, str) else list(protocol.grid)}"
     caption = "\n".join([caption, *protocol.warnings()])
     shown = Table(title=f"{protocol.objective}, {protocol.samples_seen:,} samples seen", caption=caption)
     for name in ("method", "steps", "calls", *SCORES.values()):

@@ -96,17 +96,21 @@ def evaluate(
         steps: Numbers of steps of the map (of the solver, where only the diagonal was learned).
         diagonal: Numbers of steps of the solver along the diagonal.
         solver: The solver, by name, and its settings.
-        how: `guidance` and `interval`, as in `cmm sample`.
+        how: `guidance`, `interval` and `grid`, as in `cmm sample`.
+
+    Raises:
+        UsageError: The model cannot do what is asked; before anything is drawn.
     """
     has_map = bool(set(model.bundle.card.learned) & {"edge", "triangle"})
-    for road, counts in ((None if has_map else solver, steps), (solver, diagonal)):
-        for count in counts:
-            make_plan(model.bundle, ground.n, count, solver=road, **how)  # says at once what cannot be
-            method = "map" if road is None else "diagonal"
-            for seed in ground.settings.get("seeds", (0,)):
-                samples = model.sample(ground.n, count, seed, solver=road, **how)
-                generated = Dataset(samples.raw, samples.label if model.bundle.card.spec.classes else None)
-                yield score(model.bundle, ground, generated, method, count, samples.calls, seed)
+    wanted = [(None if has_map else solver, count) for count in steps] + [(solver, count) for count in diagonal]
+    for road, count in wanted:
+        make_plan(model.bundle, ground.n, count, solver=road, **how)
+    for road, count in wanted:
+        method = "map" if road is None else "diagonal"
+        for seed in ground.settings.get("seeds", (0,)):
+            samples = model.sample(ground.n, count, seed, solver=road, **how)
+            generated = Dataset(samples.raw, samples.label if model.bundle.card.spec.classes else None)
+            yield score(model.bundle, ground, generated, method, count, samples.calls, seed)
 
 
 def real_row(model: Model, ground: Reference) -> Row:

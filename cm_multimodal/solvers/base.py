@@ -6,15 +6,15 @@ In the state \(y = x / \alpha\) and the noise ratio \(\rho\) the flow and its re
     \frac{dy}{d\lambda} = D - y, \quad \lambda = -\log \rho,
 
 with the denoised state D. A solver predicts D or the noise now and then, and its steps are linear in the state and the
-predictions, with coefficients that depend on the grid alone: :class:`Linear`. The state is in float32 or better, the
-coefficients in float64.
+predictions, with coefficients that depend on the grid alone: :class:`Linear`. They are made for all steps at once, in
+float64; the state is in float32 or better.
 
 References:
     | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)
     | DPM-Solver++ (Lu et al., 2022), appendix A
 """
 
-__all__ = ["Field", "Linear", "Solver", "fresh_noise"]
+__all__ = ["Field", "Knot", "Linear", "Solver", "fresh_noise"]
 
 import torch
 
@@ -80,6 +80,24 @@ class Solver(ABC):
 
 
 @dataclass(frozen=True)
+class Knot:
+    """A time of the grid and what the path makes of it, all with shape () or (B,); before `unbind` with one row a step."""
+
+    time: Tensor
+    alpha: Tensor
+    ratio: Tensor
+
+    @classmethod
+    def of(cls, path: Path, time: Tensor) -> "Knot":
+        """Returns the knots of times."""
+        return cls(time, path.alpha(time), path.noise_ratio(time))
+
+    def unbind(self) -> "list[Knot]":
+        """Returns the knot of each step."""
+        return [Knot(*row) for row in zip(self.time.unbind(), self.alpha.unbind(), self.ratio.unbind(), strict=True)]
+
+
+@dataclass(frozen=True)
 class Field:
     """The flow of a map in the state y = x / alpha.
 
@@ -93,33 +111,30 @@ class Field:
     cond: Conditions
     noise: bool
 
-    @property
-    def path(self) -> Path:
-        """The map's path."""
-        return self.flow_map.path
-
-    def enter(self, x: Tensor, t: Tensor) -> Tensor:
+    def enter(self, x: Tensor, knot: Knot) -> Tensor:
         """Returns y, with shape (B, *), from states on the path."""
         y = x.to(torch.promote_types(x.dtype, torch.float32))
-        return y / _like(self.path.alpha(t), y)
+        return y / _like(knot.alpha, y)
 
-    def leave(self, y: Tensor, t: Tensor, like: Tensor) -> Tensor:
+    def leave(self, y: Tensor, knot: Knot, like: Tensor) -> Tensor:
         """Returns states on the path, with shape (B, *), in the type of `like`."""
-        return (_like(self.path.alpha(t), y) * y).to(like.dtype)
+        return (_like(knot.alpha, y) * y).to(like.dtype)
 
-    def predict(self, y: Tensor, t: Tensor) -> Tensor:
-        """Returns the prediction, with shape (B, *), at times t, one or one a sample."""
-        denoised = self.flow_map.denoise(_like(self.path.alpha(t), y) * y, t.expand(len(y)), self.cond)
-        return (y - denoised) / _like(self.path.noise_ratio(t), y) if self.noise else denoised
+    def predict(self, y: Tensor, knot: Knot) -> Tensor:
+        """Returns the prediction, with shape (B, *), at a knot."""
+        denoised = self.flow_map.denoise(_like(knot.alpha, y) * y, knot.time.expand(len(y)), self.cond)
+        return (y - denoised) / _like(knot.ratio, y) if self.noise else denoised
 
-    def denoised(self, y: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
+    def denoised(self, y: Tensor, prediction: Tensor, knot: Knot) -> Tensor:
         """Returns the denoised state, with shape (B, *), of a prediction made of `y`."""
-        return y - _like(self.path.noise_ratio(t), y) * prediction if self.noise else prediction
+        return y - _like(knot.ratio, y) * prediction if self.noise else prediction
 
 
 @dataclass(frozen=True)
 class Linear:
     """The step `carry * y + sum of weights * predictions + noise * z`, with coefficients of shape () or (B,).
+
+    Before `unbind` they have one row a step.
 
     Arguments:
         carry: What is kept of the state.
@@ -130,6 +145,12 @@ class Linear:
     carry: Tensor
     weights: Sequence[Tensor]
     noise: Tensor | None = None
+
+    def unbind(self) -> "list[Linear]":
+        """Returns the coefficients of each step."""
+        weights = zip(*(weight.unbind() for weight in self.weights), strict=True)
+        noise = [None] * len(self.carry) if self.noise is None else self.noise.unbind()
+        return [Linear(*row) for row in zip(self.carry.unbind(), weights, noise, strict=True)]
 
     def __call__(self, y: Tensor, predictions: Sequence[Tensor], z: Tensor | None = None) -> Tensor:
         out = _like(self.carry, y) * y
@@ -150,4 +171,5 @@ def fresh_noise(draws: Draws | None, index: int, y: Tensor) -> Tensor:
 
 
 def _like(coefficient: Tensor, y: Tensor) -> Tensor:
-    return expand_right(coefficient, y).to(y.dtype)
+    """Returns a coefficient for a product with `y`; one without dimensions takes any number format as it is."""
+    return expand_right(coefficient, y).to(y.dtype) if coefficient.ndim else coefficient

@@ -15,7 +15,7 @@ import torch
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, groupby
 from torch import Tensor
 from typing import ClassVar
 
@@ -23,7 +23,7 @@ from ..batch import Conditions
 from ..maps import SolutionMap
 from ..paths import Path
 from ..random import Draws
-from .base import Field, Linear, Solver, fresh_noise
+from .base import Field, Knot, Linear, Solver, fresh_noise
 
 NODES, SHARES = (torch.from_numpy(a) / 2 for a in np.polynomial.legendre.leggauss(32))
 FEW_STEPS = 15
@@ -57,7 +57,7 @@ class Multistep(Solver):
 
     @abstractmethod
     def step(self, path: Path, nodes: Sequence[Tensor], t: Tensor) -> Linear:
-        """Returns the step from the newest of the nodes, the times of the predictions, to a time t."""
+        """Returns the step from the newest of the nodes, the times of the predictions, to a time t, for steps in rows."""
 
     def correction(self, path: Path, nodes: Sequence[Tensor]) -> Linear | None:
         """Returns the same step once there is a prediction at its end, which is the newest node; none unless defined."""
@@ -66,24 +66,36 @@ class Multistep(Solver):
     def __call__(
         self, flow_map: SolutionMap, x: Tensor, times: Tensor, cond: Conditions, draws: Draws | None = None
     ) -> Tensor:
-        field, path = Field(flow_map, cond, self.noise), flow_map.path
-        y = before = field.enter(x, times[0])
-        nodes: list[Tensor] = []
+        field, knots = Field(flow_map, cond, self.noise), Knot.of(flow_map.path, times).unbind()
+        y = before = field.enter(x, knots[0])
         seen: list[Tensor] = []
-        for index, (s, t) in enumerate(pairwise(times)):
-            now = field.predict(y, s)
-            better = self.correction(path, [s, *nodes]) if nodes else None
+        better: Linear | None = None
+        for index, (linear, correction) in enumerate(self._plan(flow_map.path, times)):
+            now = field.predict(y, knots[index])
             y = y if better is None else better(before, [now, *seen])
-            count = self._count(index, len(times) - 1)
-            nodes, seen = [s, *nodes][:count], [now, *seen][:count]
-            linear = self.step(path, nodes, t)
+            seen = [now, *seen][: len(linear.weights)]
             z = None if linear.noise is None else fresh_noise(draws, index, y)
-            before, y = y, linear(y, seen, z)
-        return field.leave(y, times[-1], x)
+            before, y, better = y, linear(y, seen, z), correction
+        return field.leave(y, knots[-1], x)
 
-    def _count(self, index: int, steps: int) -> int:
-        left = steps - index if self.tapers and steps < FEW_STEPS else self.points
-        return min(self.points, left)
+    def _plan(self, path: Path, times: Tensor) -> list[tuple[Linear, Linear | None]]:
+        """Returns each step and its correction; steps with equally many points are made at once."""
+        plan: list[tuple[Linear, Linear | None]] = []
+        begin = 0
+        for points, group in groupby(self._points(len(times) - 1)):
+            end = begin + len(list(group))
+            nodes, ends = [times[begin - back : end - back] for back in range(points)], times[begin + 1 : end + 1]
+            corrections = self.correction(path, [ends, *nodes])
+            after = [None] * (end - begin) if corrections is None else corrections.unbind()
+            plan += zip(self.step(path, nodes, ends).unbind(), after, strict=True)
+            begin = end
+        return plan
+
+    def _points(self, steps: int) -> list[int]:
+        """Returns the number of points of each step: one more at a time, and fewer at the end if they taper."""
+        tapers = self.tapers and steps < FEW_STEPS
+        most = [min(self.points, steps - index) if tapers else self.points for index in range(steps)]
+        return list(accumulate(most[1:], lambda count, limit: min(count + 1, limit), initial=1))
 
 
 def gauss(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

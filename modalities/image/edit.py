@@ -33,8 +33,9 @@ def _luminance(shape: tuple[int, ...]) -> Measurement:
     if shape[0] != 3:
         raise UsageError("how=colour needs a model of colour pictures, and this one draws grey ones.")
     weights = torch.tensor(LUMA).reshape(3, 1, 1)
-    back = weights / weights.square().sum()
-    return Measurement(lambda x: (x * weights.to(x)).sum(1, keepdim=True), lambda grey: grey * back.to(grey))
+    return Measurement(
+        lambda x: (x * weights.to(x)).sum(1, keepdim=True), lambda grey: grey.expand(-1, 3, -1, -1)
+    )  # the nearest colours of a luminance would be tinted: it is made of green above all
 
 
 def _means(factor: object, shape: tuple[int, ...]) -> Measurement:

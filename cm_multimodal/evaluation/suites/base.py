@@ -55,9 +55,9 @@ def mean_and_spread(rows: Sequence[Row], name: str, digits: int = 3) -> str:
     return f"{statistics.fmean(values):.{digits}f}{spread}"
 
 
-def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Returns a table in Markdown; all columns but the first two are flush right."""
-    lines = [head, ["---" if i < 2 else "--:" for i in range(len(head))], *body]
+def markdown(head: Sequence[str], body: Sequence[Sequence[str]], words: int = 2) -> str:
+    """Returns a table in Markdown; all columns but the first ones, which are words, are flush right."""
+    lines = [head, ["---" if i < words else "--:" for i in range(len(head))], *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -50,6 +50,9 @@ WORDS = {
     "error": "error / sigma_data", "sw": "sliced Wasserstein distance / sigma_data", "accuracy": "accuracy score",
     "frechet": "Fréchet distance",
 }  # fmt: skip
+ACCURACY_FROM = 0.85  # of the plot, where all but a few points lie
+USUAL: dict[str, Any] = {"marker": "o", "markersize": 3, "linewidth": 1}
+LEARNED = {"color": "black", "marker": "*", "markersize": 11, "linewidth": 2.5, "zorder": 9}
 FORMATS = {"error": ".1e", "sw": ".3f", "accuracy": ".3f", "frechet": ".2f"}
 
 
@@ -303,7 +306,7 @@ class Solvers(Suite):
                     for (name,), each in grouped(group, "method").items()
                 ]
                 head = ["method", *map(str, self.settings.calls)]
-                parts += [f"**{data}: {WORDS[measure]}**", "", markdown(head, body), ""]
+                parts += [f"**{data}: {WORDS[measure]}**", "", markdown(head, body, words=1), ""]
         return "\n".join([*parts, self._how(rows)])
 
     def _line(self, rows: Sequence[Row], measure: str) -> list[str]:
@@ -325,32 +328,35 @@ class Solvers(Suite):
         )
 
     def plot(self, rows: Sequence[Row]) -> Figure:
-        figure = Figure(figsize=(12, 8.5), layout="constrained")
-        panels = [
-            (data, group, measure)
-            for (data,), group in grouped(rows, "data").items()
-            for measure in WORDS if measure in group[0].values
-        ]  # fmt: skip
-        for place, (data, group, measure) in enumerate(panels, 1):
-            axes = figure.add_subplot(2, -(-len(panels) // 2), place, xscale="log", xlabel="network calls")
-            for index, ((name,), each) in enumerate(grouped(group, "method").items()):
-                points = [(row.values["calls"], row.values[measure]) for row in each if row.values[measure] is not None]
-                _draw(axes, name, points, index)
-            axes.set_yscale("linear" if measure == "accuracy" else "log")
-            axes.set_title(f"{data}: {WORDS[measure]}")
-            axes.set_xticks(self.settings.calls, [str(calls) for calls in self.settings.calls])
-            axes.minorticks_off()
-            axes.grid(alpha=0.3)
-        handles = {name: line for ax in figure.axes for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles.keys(), loc="outside right center", fontsize=8)
+        figure = Figure(figsize=(15, 9), layout="constrained")
+        fields = grouped(rows, "data")
+        panels = {
+            data: [measure for measure in WORDS if measure in group[0].values] for (data,), group in fields.items()
+        }
+        columns = max(map(len, panels.values()), default=1)
+        for (data,), group in fields.items():
+            for place, measure in enumerate(panels[data], list(panels).index(data) * columns + 1):
+                axes = figure.add_subplot(len(panels), columns, place, xscale="log", xlabel="network calls")
+                axes.set_title(f"{data}: {WORDS[measure]}")
+                self._draw(axes, group, measure)
+        lines = {name: line for ax in figure.axes for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+        names = [name for name in (*self.solvers, MAP) if name in lines]
+        titles = ["the learned map" if name == MAP else name for name in names]
+        figure.legend([lines[name] for name in names], titles, loc="outside right center", fontsize=9)
         return figure
 
-
-def _draw(axes: Axes, name: str, points: Sequence[tuple[int, float]], index: int) -> None:
-    if not points:
-        return
-    if name == MAP:
-        axes.plot(*zip(*points, strict=True), "k-*", linewidth=2.5, markersize=11, label="the learned map", zorder=9)
-        return
-    style = ("-", "--", ":")[index // 10 % 3]
-    axes.plot(*zip(*points, strict=True), style, marker="o", markersize=3, linewidth=1, label=name)
+    def _draw(self, axes: Axes, rows: Sequence[Row], measure: str) -> None:
+        methods = grouped(rows, "method")
+        for index, name in enumerate((*self.solvers, MAP)):
+            found = methods.get((name,), [])
+            points = [(row.values["calls"], row.values[measure]) for row in found if row.values[measure] is not None]
+            own = LEARNED if name == MAP else {"color": f"C{index % 10}", "linestyle": ("-", "--")[index // 10 % 2]}
+            if points:
+                axes.plot(*zip(*points, strict=True), **{**USUAL, **own}, label=name)
+        axes.set_xticks(self.settings.calls, [str(calls) for calls in self.settings.calls])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        if measure == "accuracy":
+            axes.set_ylim(ACCURACY_FROM, 1.0)
+        else:
+            axes.set_yscale("log")

@@ -196,6 +196,7 @@ def _check(card: Card) -> None:
         "its modality": isinstance(card.modality, str) and card.modality.isidentifier(),
         "its objective": isinstance(card.objective, str) and len(card.objective) <= 100,
         "its mask": isinstance(card.spec.masked, bool),
+        "its settings": isinstance(card.spec.settings, dict),
         "its number of samples seen": type(card.samples_seen) is int and card.samples_seen >= 0,
         "its share of dropped classes": fits(card.drop_label, float) and 0 <= card.drop_label <= 1,
         "its path": card.path in PARTS["path"],

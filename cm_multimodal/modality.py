@@ -12,7 +12,7 @@ import pathlib
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from torch import Tensor, nn
 from typing import Any
@@ -72,12 +72,14 @@ class TensorSpec:
         sigma_data: Its standard deviation per element.
         classes: The names of the classes.
         masked: Whether samples carry a mask.
+        settings: What the modality must know besides, such as a sampling rate: plain data, which it checks itself.
     """
 
     shape: tuple[int, ...]
     sigma_data: float
     classes: tuple[str, ...] = ()
     masked: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Modality(ABC):
@@ -114,8 +116,13 @@ class Modality(ABC):
 
     @classmethod
     @abstractmethod
-    def describe(cls, train: Dataset) -> TensorSpec:
-        """Returns the shape and scale of a data set's tensors."""
+    def describe(cls, train: Dataset, config: Mapping[str, Any]) -> TensorSpec:
+        """Returns the shape and scale of a data set's tensors.
+
+        Arguments:
+            train: The training samples.
+            config: The `data` group that they were read with.
+        """
 
     @abstractmethod
     def encode(self, raw: Tensor) -> Tensor:

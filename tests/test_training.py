@@ -32,7 +32,7 @@ def test_a_finished_run_says_so(cmm: Cmm, capsys: pytest.CaptureFixture[str]) ->
 def test_the_stream_shows_every_sample_once_an_epoch_and_starts_anywhere() -> None:
     """Each epoch is a permutation; a stream that starts late goes on as the whole one; horizontal flips belong to the id."""
     splits = load_images({"name": "digits"})
-    modality = ImageModality(ImageModality.describe(splits.train))
+    modality = ImageModality(ImageModality.describe(splits.train, {}))
 
     def stream(first: int, last: int) -> Stream:
         return Stream(splits.train, modality, 5, first, TrainSettings(last, 100, augment={"flip": 0.5}))

@@ -1,6 +1,6 @@
 r"""Scores of a model, row by row: steps, calls, seed, and what the samples are worth."""
 
-__all__ = ["Reference", "Row", "evaluate", "real_row", "reference", "score"]
+__all__ = ["Reference", "Row", "evaluate", "real_row", "reference", "roads", "score"]
 
 import torch
 
@@ -68,7 +68,7 @@ def reference(bundle: Bundle, data: Mapping[str, Any], settings: Mapping[str, An
     if not data:
         raise UsageError("Say what to compare a bundle with: data.name=digits, or evaluate a run with run=.")
     splits = bundle.modality.dataset(data)
-    spec = type(bundle.modality).describe(splits.train)
+    spec = type(bundle.modality).describe(splits.train, data)
     if (spec.shape, spec.classes) != (bundle.card.spec.shape, bundle.card.spec.classes):
         raise UsageError(
             f"The data have shape {spec.shape} and {len(spec.classes)} classes; the model was trained on others."
@@ -76,7 +76,7 @@ def reference(bundle: Bundle, data: Mapping[str, Any], settings: Mapping[str, An
     if len(splits.test) == 0:
         raise DataError("There is no test set to score against; set data.test_fraction=0.1.")
     config = {**settings, "root": data.get("root")}
-    n = settings.get("n") or min(len(splits.train), MOST)
+    n = min(len(splits.train), MOST) if settings.get("n") is None else settings["n"]
     return Reference(splits, bundle.modality.features(splits.test.raw, config), settings, n, config)
 
 
@@ -101,16 +101,34 @@ def evaluate(
     Raises:
         UsageError: The model cannot do what is asked; before anything is drawn.
     """
-    has_map = bool(set(model.bundle.card.learned) & {"edge", "triangle"})
-    wanted = [(None if has_map else solver, count) for count in steps] + [(solver, count) for count in diagonal]
-    for road, count in wanted:
-        make_plan(model.bundle, ground.n, count, solver=road, **how)
-    for road, count in wanted:
+    for road, count in roads(model, ground, steps, diagonal, solver, **how):
         method = "map" if road is None else "diagonal"
         for seed in ground.settings.get("seeds", (0,)):
             samples = model.sample(ground.n, count, seed, solver=road, **how)
             generated = Dataset(samples.raw, samples.label if model.bundle.card.spec.classes else None)
             yield score(model.bundle, ground, generated, method, count, samples.calls, seed)
+
+
+def roads(
+    model: Model,
+    ground: Reference,
+    steps: Sequence[int],
+    diagonal: Sequence[int],
+    solver: Mapping[str, Any],
+    **how: Any,
+) -> list[tuple[Mapping[str, Any] | None, int]]:
+    """Returns the solver (none: the map's own jumps) and the number of steps of all that `evaluate` draws.
+
+    Raises:
+        UsageError: The model cannot do what is asked, or nothing of it needs the solver.
+    """
+    has_map = bool(set(model.bundle.card.learned) & {"edge", "triangle"})
+    if has_map and not diagonal and solver != EULER:
+        raise UsageError(f"solver={solver.get('name')} follows the diagonal; say in how many steps: 'diagonal=[5,10]'.")
+    wanted = [(None if has_map else solver, count) for count in steps] + [(solver, count) for count in diagonal]
+    for road, count in wanted:
+        make_plan(model.bundle, ground.n, count, solver=road, **how)
+    return wanted
 
 
 def real_row(model: Model, ground: Reference) -> Row:

@@ -37,7 +37,7 @@ def build_parts(config: Mapping[str, Any], device: torch.device = torch.device("
     """Builds data, network and objective from a configuration; the same seed gives the same initial weights."""
     adapter = find_modality(config["modality"])
     splits = adapter.dataset(config["data"])
-    modality = adapter(adapter.describe(splits.train))
+    modality = adapter(adapter.describe(splits.train, config["data"]))
     precision = choose_precision(config["train"]["precision"], device)
     drop_label = float(config["train"]["drop_label"]) if modality.spec.classes else 0.0
     dtype = torch.float64 if precision.dtype == torch.float64 else torch.float32

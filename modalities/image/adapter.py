@@ -28,7 +28,7 @@ class ImageModality(Modality):
         return data.load(config)
 
     @classmethod
-    def describe(cls, train: Dataset) -> TensorSpec:
+    def describe(cls, train: Dataset, config: Mapping[str, Any]) -> TensorSpec:
         part = train.raw[torch.linspace(0, len(train) - 1, min(len(train), 10_000)).long()]
         sigma = float((part.double() / 127.5).std())
         return TensorSpec(tuple(train.raw.shape[1:]), max(sigma, 1e-3), train.classes)

@@ -31,7 +31,7 @@ FIFTY = (
 
 def digits(batch: int, world: World = World(), samples: int = 2800) -> Stream:
     splits = load_images({"name": "digits"})
-    modality = ImageModality(ImageModality.describe(splits.train))
+    modality = ImageModality(ImageModality.describe(splits.train, {}))
     settings = TrainSettings(samples, batch, augment={"flip": 0.5}, drop_label=0.2)
     return Stream(splits.train, modality, 5, 0, settings, world=world)
 

@@ -47,7 +47,7 @@ class Points(ToyModality):
         return Splits(*parts)
 
     @classmethod
-    def describe(cls, train: Dataset) -> TensorSpec:
+    def describe(cls, train: Dataset, config: Mapping[str, Any]) -> TensorSpec:
         return TensorSpec((2,), float(train.raw.std()), train.classes)
 
     def encode(self, raw: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class Tokens(ToyModality):
         return Splits(_alternations(0, config["size"]), _alternations(1, 400))
 
     @classmethod
-    def describe(cls, train: Dataset) -> TensorSpec:
+    def describe(cls, train: Dataset, config: Mapping[str, Any]) -> TensorSpec:
         return TensorSpec(
             (LENGTH, VOCABULARY), (1 / VOCABULARY * (1 - 1 / VOCABULARY)) ** 0.5, train.classes, masked=True
         )

@@ -62,10 +62,12 @@ def build_part(place: str, config: Mapping[str, Any]) -> Any:
     Raises:
         UsageError: A name or an argument is unknown, or a value does not fit.
     """
+    if not isinstance(config, Mapping):
+        raise UsageError(f"{place}={config} is not possible; it is a name and its settings: {place}.name=...")
     arguments = dict(config)
     name = arguments.pop("name", None)
     kinds = PARTS[place]
-    if name not in kinds:
+    if not isinstance(name, str) or name not in kinds:
         raise UsageError(f"There is no {place} '{name}'; {nearest(str(name), kinds)}")
     known = {key: each.annotation for key, each in inspect.signature(kinds[name]).parameters.items()}
     for key, value in arguments.items():

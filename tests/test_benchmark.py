@@ -192,6 +192,8 @@ def test_every_solver_is_in_the_suite() -> None:
         (("suite=ground_truth", "threads=-1"), "threads=-1 is not possible"),
         (("suite=ground_truth", "settings.updates=0"), "updates"),
         (("suite=solvers", "settings.run=runs/none"), "runs/none"),
+        (("suite=solvers", "settings.methods=null"), "group of solvers"), (("suite=solvers", "settings.n=0"), "at least 1"),
+        (("suite=solvers", "settings.methods.map={name:ddim}"), "'map' is none of them"),
         (("suite=digits", "only=5"), "only=5 is not possible"), (("suite=digits", "settings=5"), "settings"),
         (("suite=digits", "settings.steps.a=1"), "settings"),
         (("suite=digits", "settings.overrides.shortcut=5"), "a list of"),

@@ -377,17 +377,6 @@ def test_guided_targets_need_dropped_classes(cmm: Cmm, capsys: pytest.CaptureFix
     assert (protocol["guidance"], protocol["interval"]) == (2.0, [0.2, 20])
 
 
-def test_scores_keep_apart_what_they_are_of(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> None:
-    """Another solver, or another grid, has a folder and a record of its own; what cannot be is said before any sample."""
-    assert cmm("train", *QUICK, "name=scored") == 0
-    words = ("evaluate", "run=runs/scored", "steps=[1]", "seeds=[0]", "n=60")
-    assert "name a solver" in sentence(cmm, capsys, *words, "solver=null")[1]
-    assert "makes 2 steps" in sentence(cmm, capsys, *words, "diagonal=[4]", "grid=[80,1]")[1]
-    assert cmm(*words, "diagonal=[2]", "solver=ddim", "solver.eta=1", "grid=karras") == 0
-    protocol = json.loads(Path("runs/scored/evaluation-ddim-1-grid-karras/metrics.json").read_text())["protocol"]
-    assert (protocol["solver"], protocol["grid"]) == ({"name": "ddim", "eta": 1}, "karras")
-
-
 def test_groups_that_a_batch_would_cut(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> None:
     """Moment matching says which batches it can use, and trains and judges with those."""
     words = ("train", *QUICK, "objective=moment_matching", "name=moments")

@@ -80,13 +80,18 @@ def test_edited_samples_keep_what_is_known_to_the_byte() -> None:
 
 
 def test_a_walk_begins_and_ends_at_samples() -> None:
-    """Its ends are what `cmm sample` draws of the same class."""
+    """Its ends are what `cmm sample` draws of the same class; fresh noise is that of the first. It leads somewhere."""
     plan = make_plan(WHOLE, n=6, steps=2, label="cat")
     drawn = collect(WHOLE, make_plan(WHOLE, n=11, steps=2, label="cat")).raw
     walk = interpolate(WHOLE, plan, [0, 10], "cpu")
     for place, sample in ((walk[0], drawn[0]), (walk[-1], drawn[10])):
         assert (place.int() - sample.int()).abs().max() <= 1
     assert len(walk.unique(dim=0)) == 6
+    noisy = make_plan(WHOLE, n=6, steps=2, sampler="renoise")
+    first = collect(WHOLE, make_plan(WHOLE, n=1, steps=2, sampler="renoise")).raw[0]
+    assert (interpolate(WHOLE, noisy, [0, 10], "cpu")[0].int() - first.int()).abs().max() <= 1
+    with pytest.raises(UsageError, match="leads nowhere"):
+        interpolate(WHOLE, plan, [3, 3], "cpu")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 r"""Scores are what their formulas say, and refuse what they cannot judge."""
 
+import json
 import pytest
 import subprocess
 import torch
@@ -15,6 +16,7 @@ from cm_multimodal.random import noise
 from modalities.image import metrics
 from modalities.image.data import load
 from pathlib import Path
+from test_commands import QUICK, Cmm, sentence
 
 
 def points(seed: int, n: int, d: int) -> torch.Tensor:
@@ -102,3 +104,20 @@ def test_a_score_says_whether_the_code_was_that_of_the_commit(tmp_path: Path, mo
     assert protocol.commit() == head
     code.write_text("two\n")
     assert protocol.commit() == f"{head}-changed"
+
+
+def test_scores_keep_apart_what_they_are_of(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another solver, or another grid, has a folder and a record of its own; what cannot be is said before any sample."""
+    assert cmm("train", *QUICK, "name=scored") == 0
+    words = ("evaluate", "run=runs/scored", "steps=[1]", "seeds=[0]", "n=60")
+    wrong = {
+        "solver=null": "name a solver",
+        "solver=ddim": "in how many steps",
+        "grid=5": "neither",
+        "n=0": "n=0 is not",
+    }
+    for word, says in {**wrong, "grid=[80,1]": "makes 2 steps"}.items():
+        assert says in sentence(cmm, capsys, *words, word)[1]
+    assert cmm(*words, "diagonal=[2]", "solver=ddim", "solver.eta=1", "grid=karras") == 0
+    protocol = json.loads(Path("runs/scored/evaluation-ddim-1-grid-karras/metrics.json").read_text())["protocol"]
+    assert (protocol["solver"], protocol["grid"]) == ({"name": "ddim", "eta": 1}, "karras")

@@ -10,8 +10,7 @@ from typing import Any
 from ..errors import DataError, UsageError
 from ..evaluation.protocol import Protocol
 from ..evaluation.report import table, write_report
-from ..evaluation.runner import EULER, Reference, evaluate, real_row, reference
-from ..grids import GRIDS
+from ..evaluation.runner import EULER, Reference, evaluate, real_row, reference, roads
 from ..model import Model
 from ..training.records import read_config
 from ..values import fits
@@ -25,11 +24,12 @@ def run(config: Mapping[str, Any]) -> None:
     folder, model = folder_of(config), load(config)
     ground, data = ground_of(config, model)
     how, solver = {key: config[key] for key in ("guidance", "interval", "grid")}, config["solver"]
-    if solver["name"] is None:
-        raise UsageError("solver=null follows no diagonal; name a solver: solver=euler.")
+    if not isinstance(solver, Mapping) or solver.get("name") is None:
+        raise UsageError(f"solver={solver} follows no diagonal; name a solver: solver=euler.")
+    counts = (whole_numbers("steps", config), whole_numbers("diagonal", config))
+    roads(model, ground, *counts, solver, **how)
     protocol = Protocol.of(model.bundle, ground, data, str(model.device), {**how, "solver": solver})
     rows = []
-    counts = (whole_numbers("steps", config), whole_numbers("diagonal", config))
     for row in evaluate(model, ground, *counts, solver, **how):
         rows.append(row)
         print(f"{row.method}, {row.steps} steps, seed {row.seed}: {row.sentence()}", flush=True)
@@ -48,7 +48,10 @@ def _usual(protocol: Protocol) -> str:
     if protocol.solver != EULER:
         words.append("-".join(str(value) for value in protocol.solver.values()))
     if protocol.grid is not None:
-        words += ["grid", protocol.grid if protocol.grid in GRIDS else "own"]
+        words.append("grid")
+        words += (
+            [Path(protocol.grid).stem] if isinstance(protocol.grid, str) else [f"{ratio:g}" for ratio in protocol.grid]
+        )
     return "-".join(words)
 
 

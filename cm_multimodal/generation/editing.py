@@ -60,7 +60,16 @@ def edit(bundle: Bundle, plan: Plan, given: Dataset, measurement: Measurement, d
 
 @torch.no_grad()
 def interpolate(bundle: Bundle, plan: Plan, ends: Sequence[int], device: torch.device | str) -> Tensor:
-    """Returns `plan.n` raw samples between two that `cmm sample` draws, the ends among them: their noises are mixed."""
+    """Returns `plan.n` raw samples on the way from one sample's noise to another's, all of one class.
+
+    Without `plan.label` it is the class of the first end, which then is what `cmm sample` draws; so is the last end if it is
+    of that class. All get the same fresh noise, if the method adds any.
+
+    Raises:
+        UsageError: The ends are one and the same.
+    """
+    if ends[0] == ends[1]:
+        raise UsageError(f"between={list(ends)} leads nowhere; give the numbers of two samples: 'between=[0,10]'.")
     flow_map, spec = map_of(bundle, plan, device), bundle.card.spec
     times = times_of(flow_map, plan, device)
     first, last = Draws(plan.seed, torch.tensor(ends, device=device)).noise("sample", spec.shape)
@@ -69,7 +78,8 @@ def interpolate(bundle: Bundle, plan: Plan, ends: Sequence[int], device: torch.d
     x = expand_right(flow_map.path.sigma(times[:1]).expand(plan.n), eps).to(eps.dtype) * eps
     label = plan.label if plan.label is not None else ends[0] % max(len(spec.classes), 1)
     cond = Conditions(torch.full_like(ids, label) if spec.classes else None)
-    return bundle.modality.decode(plan.method(flow_map, x, times, cond, Draws(plan.seed, ids))).cpu()
+    draws = Draws(plan.seed, torch.full_like(ids, ends[0]))
+    return bundle.modality.decode(plan.method(flow_map, x, times, cond, draws)).cpu()
 
 
 def _conditions(bundle: Bundle, plan: Plan, given: Dataset, rows: Tensor, device: torch.device | str) -> Conditions:

@@ -1,7 +1,8 @@
 r"""DEIS: Adams-Bashforth on \(dy / d\rho = \hat\varepsilon\), with the noise extrapolated as a polynomial.
 
 On the clock of the path this is tAB, :math:`y_b = y_a + \int \hat\varepsilon_{poly}(t(\rho)) \, d\rho`; in the noise ratio
-itself it is \(\rho\)AB. With n points the order is n; the paper's "tAB-r" has r + 1 points. tAB depends on the path.
+itself it is \(\rho\)AB. With n points the order is n, but for what the lower
+orders of its first steps leave; the paper's "tAB-r" has r + 1 points. tAB depends on the path.
 
 References:
     | Fast Sampling of Diffusion Models with Exponential Integrator (Zhang & Chen, 2022), equations 14 and 15

@@ -42,7 +42,7 @@ ORDERS: dict[str, tuple[Solver, float]] = {
     **{f"DPM-Solver++ {n}M": (DPMSolverPP(n), n) for n in (1, 2, 3)},
     "DPM-Solver++ 2M, published": (DPMSolverPP(2, published=True), 2),
     "DPM-Solver++ 3M, published": (DPMSolverPP(3, published=True), 2),
-    **{f"UniPC-{n}, {b}": (UniPC(n, b), n) for n in (2, 3) for b in ("bh1", "bh2")},
+    **{f"UniPC-{n}, {b}": (UniPC(n, b), n + 1) for n in (1, 2, 3) for b in ("bh1", "bh2")},
     **{f"iPNDM, {n} points": (IPNDM(n), min(n, 1.9)) for n in (1, 2, 3, 4)},
 }
 

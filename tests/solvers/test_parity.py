@@ -105,15 +105,25 @@ def test_sde_dpm_solver_pp_3m_of_diffusers_is_another() -> None:
     """Its second difference counts (1 - e^(-2h) - 2h) / (2h)^2 - 1/2, and the integral is + 1/2: ours is the integral."""
     scheduler = dpm(algorithm_type="sde-dpmsolver++", solver_order=3, solver_type="midpoint")
     assert not agree(ours(SDEDPMSolverPP(3), EVEN), theirs(scheduler, EVEN, noisy=True))
-    nodes = [torch.tensor(value, dtype=torch.float64) for value in (1.0, 0.7, 0.2)]
-    for j, weight in enumerate(SDEDPMSolverPP(3).weights(nodes, torch.tensor(1.4, dtype=torch.float64))):
-        others = [float(node) for i, node in enumerate(nodes) if i != j]
 
-        def basis(u: float, j: int = j, others: list[float] = others) -> float:
-            shape = np.prod([(u - other) / (float(nodes[j]) - other) for other in others])
-            return float(2 * np.exp(-2 * (1.4 - u)) * shape)
 
-        assert float(weight) == pytest.approx(quad(basis, 1.0, 1.4)[0], abs=1e-12)
+@pytest.mark.parametrize("points", [2, 3])
+@pytest.mark.parametrize("kind", [SDEDPMSolver, SDEDPMSolverPP, DPMSolverPP])
+def test_weights_are_integrals(kind: type[SDEDPMSolver | SDEDPMSolverPP | DPMSolverPP], points: int) -> None:
+    """Of the polynomial through the predictions against the kernel: as integrated here once more."""
+    places = [1.0, 0.7, 0.2][:points]
+    kernel = {
+        SDEDPMSolver: lambda u: -2 * np.exp(-u), SDEDPMSolverPP: lambda u: 2 * np.exp(-2 * (1.4 - u)),
+        DPMSolverPP: lambda u: np.exp(-(1.4 - u)),
+    }[kind]  # fmt: skip
+    nodes = [torch.tensor(value, dtype=torch.float64) for value in places]
+    for j, weight in enumerate(kind(points).weights(nodes, torch.tensor(1.4, dtype=torch.float64))):
+        others = [place for i, place in enumerate(places) if i != j]
+
+        def integrand(u: float, j: int = j, others: list[float] = others) -> float:
+            return float(kernel(u) * np.prod([(u - other) / (places[j] - other) for other in others]))
+
+        assert float(weight) == pytest.approx(quad(integrand, 1.0, 1.4)[0], abs=1e-12)
 
 
 @pytest.mark.parametrize("points", [1, 2, 3])
@@ -177,10 +187,24 @@ def test_heun() -> None:
     assert agree(ours(Heun(), ratios), y)
 
 
-@pytest.mark.parametrize("points", [2, 3])
-def test_edm_dpm_solver(points: int) -> None:
-    """DPM-Solver++ in EDM's own variables, whose scheduler preconditions the network's output itself."""
-    scheduler = diffusers.EDMDPMSolverMultistepScheduler(solver_order=points, solver_type="midpoint", sigma_data=0.5)
+EDM_SCHEDULERS = {
+    "EDMDPMSolverMultistepScheduler, 2": (
+        DPMSolverPP(2, published=True),
+        {"solver_order": 2, "solver_type": "midpoint"},
+    ),
+    "EDMDPMSolverMultistepScheduler, 3": (
+        DPMSolverPP(3, published=True),
+        {"solver_order": 3, "solver_type": "midpoint"},
+    ),
+    "EDMEulerScheduler": (DDIM(), {}),
+}
+
+
+@pytest.mark.parametrize("name", EDM_SCHEDULERS)
+def test_edm(name: str) -> None:
+    """In EDM's own variables, where the scheduler preconditions the network's output; Euler in the noise ratio is DDIM."""
+    solver, config = EDM_SCHEDULERS[name]
+    scheduler = getattr(diffusers, name.split(",")[0])(sigma_data=0.5, **config)
     scheduler.set_timesteps(STEPS)
     sigmas = scheduler.sigmas.double()
     y = BEGIN * float(sigmas[0])
@@ -189,20 +213,7 @@ def test_edm_dpm_solver(points: int) -> None:
         skip, out = 0.25 / (ratio**2 + 0.25), ratio * 0.5 / (ratio**2 + 0.25).sqrt()
         denoised = EXACT.denoise(y, ratio.expand(N), NONE)
         y = scheduler.step((denoised - skip * y) / out, time, y).prev_sample
-    assert agree(ours(DPMSolverPP(points, published=True), sigmas.numpy()), y)
-
-
-def test_edm_euler() -> None:
-    """Euler in the noise ratio is DDIM."""
-    scheduler = diffusers.EDMEulerScheduler(sigma_data=0.5)
-    scheduler.set_timesteps(STEPS)
-    sigmas = scheduler.sigmas.double()
-    y = BEGIN * float(sigmas[0])
-    for index, time in enumerate(scheduler.timesteps):
-        ratio = sigmas[index]
-        skip, out = 0.25 / (ratio**2 + 0.25), ratio * 0.5 / (ratio**2 + 0.25).sqrt()
-        y = scheduler.step((EXACT.denoise(y, ratio.expand(N), NONE) - skip * y) / out, time, y).prev_sample
-    assert agree(ours(DDIM(), sigmas.numpy()), y)
+    assert agree(ours(solver, sigmas.numpy()), y)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -3,7 +3,7 @@ r"""Solvers: one field, followed by every solver in 1 to 256 network calls, besi
 There are two fields: that of the mixture of `ground_truth` in two dimensions, whose map is known, with a perceptron that
 learned it; and the diagonal of a trained run, with the run's own jumps. An error is the root mean square distance, in units
 of sigma_data, from where the flow ends that begins in the same noise: the exact map, or the run's own field in float64,
-followed in many small steps. Solvers that add noise, which have no such end, have scores only.
+followed in many small steps down to a ratio of 1e-6. Solvers that add noise, which have no such end, have scores only.
 """
 
 __all__ = ["Solvers"]
@@ -11,11 +11,14 @@ __all__ = ["Solvers"]
 import copy
 import dataclasses
 import functools
+import math
 import torch
+import types
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pathlib import Path
@@ -37,6 +40,7 @@ from ...random import Draws
 from ...samplers import Chain, Sampler
 from ...solvers import Solver
 from ...solvers.unipc import UniPC
+from ...times import RATIO_MAX
 from ...training.records import read_config
 from ...training.saved import weights_checksum
 from ...training.settings import read_settings
@@ -46,6 +50,7 @@ from .base import grouped, known_objectives, markdown
 from .ground_truth import fit, mixture, perceptron_map, sliced_wasserstein
 
 MAP, MIXTURE, MIXTURE_SAMPLES = "map", "mixture", 4096
+NEAR_CLEAN = 1e-6  # the noise ratio that the reference is followed to
 WORDS = {
     "error": "error / sigma_data", "sw": "sliced Wasserstein distance / sigma_data", "accuracy": "accuracy score",
     "frechet": "Fréchet distance",
@@ -104,9 +109,18 @@ class Settings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        numbers = (*self.calls, *self.map_calls, self.samples, self.batch, self.reference_steps, self.n or 1)
+        numbers = (
+            *self.calls,
+            *self.map_calls,
+            self.samples,
+            self.batch,
+            self.reference_steps,
+            1 if self.n is None else self.n,
+        )
         if not (self.calls and self.map_calls and min(numbers) >= 1):
             raise UsageError("settings: calls and map_calls are not empty, and all numbers are at least 1.")
+        if not isinstance(self.methods, Mapping) or MAP in self.methods:
+            raise UsageError(f"settings.methods is a group of solvers by name, and '{MAP}' is none of them.")
 
 
 @dataclass(frozen=True)
@@ -114,7 +128,7 @@ class Way:
     """A method on a grid."""
 
     method: Sampler | Solver
-    grid: str
+    grid: str | tuple[float, ...]
     steps: int
 
 
@@ -127,7 +141,8 @@ class Field(ABC):
         followed: What solvers follow.
         learned: What jumps.
         parts: Which parts of the map it learned.
-        mark: What the results depend on.
+        mark: What the results of solvers depend on.
+        learned_mark: What those of the map depend on, besides.
         dtype: The number format of samples.
         device: Where they lie.
     """
@@ -138,6 +153,7 @@ class Field(ABC):
     learned: SolutionMap
     parts: frozenset[str]
     mark: Mapping[str, Any]
+    learned_mark: Mapping[str, Any] = types.MappingProxyType({})
     dtype = torch.float32
     device = torch.device("cpu")
 
@@ -191,17 +207,19 @@ class Mixture(Field):
 
     def __init__(self, settings: Settings, teach: Teach, objective: Mapping[str, Any]) -> None:
         super().__init__(settings)
-        self.data, self.mark = mixture(2), {**dataclasses.asdict(teach), "objective": objective}
+        self.data, self.mark = mixture(2), {}
+        self.learned_mark = {**dataclasses.asdict(teach), "objective": objective}
         self.parts = build_objective(objective).learned
         self.sigma_data = self.data.sigma_data
         self.followed = ExactMap(self.data, build_path("linear", self.sigma_data))
 
     @functools.cached_property
     def learned(self) -> FlowMap:  # type: ignore[override]
-        objective = build_objective(self.mark["objective"])
+        config, seed = self.learned_mark, self.settings.seed
+        objective = build_objective(config["objective"])
         with torch.enable_grad():
-            flow_map = perceptron_map(self.data, self.mark, objective, self.settings.seed)
-            fit(flow_map, objective, self.data, self.mark, self.settings.seed)
+            flow_map = perceptron_map(self.data, config, objective, seed)
+            fit(flow_map, objective, self.data, config, seed)
         return flow_map.eval().double()
 
     def truth(self, ids: Tensor) -> Tensor:
@@ -218,7 +236,7 @@ class Trained(Field):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        model, config = Model.load(settings.run, settings.device), read_config(Path(settings.run).expanduser())
+        config, model = read_config(Path(settings.run).expanduser()), Model.load(settings.run, settings.device)
         self.bundle, self.device = model.bundle, model.device
         spec, group = self.bundle.card.spec, config["evaluation"]
         if spec.masked or "diagonal" not in self.bundle.card.learned:
@@ -226,15 +244,20 @@ class Trained(Field):
         self.shape, self.sigma_data, self.name = spec.shape, spec.sigma_data, config["data"]["name"]
         self.flow_map = self.followed = self.learned = self.bundle.flow_map.to(self.device)
         self.parts = self.flow_map.learned
-        self.ground = reference(self.bundle, config["data"], {**group, "n": settings.n or group.get("n")})
-        self.mark = {"weights": weights_checksum(self.flow_map), "reference_steps": settings.reference_steps}
+        self.ground = reference(self.bundle, config["data"], {**group, **({"n": settings.n} if settings.n else {})})
+        self.mark = {
+            "weights": weights_checksum(self.flow_map), "reference_steps": settings.reference_steps,
+            "reference_end": NEAR_CLEAN, "n": self.ground.n,
+        }  # fmt: skip
 
     def cond(self, ids: Tensor) -> Conditions:
         classes = len(self.bundle.card.spec.classes)
         return Conditions(ids % classes if classes else None)
 
     def truth(self, ids: Tensor) -> Tensor:
-        fine = Way(UniPC(3), UniPC.grid, self.settings.reference_steps)
+        steps = self.settings.reference_steps
+        ratios = torch.logspace(math.log10(RATIO_MAX), math.log10(NEAR_CLEAN), steps, dtype=torch.float64)
+        fine = Way(UniPC(min(3, steps)), tuple(ratios.tolist()), steps)
         return self.draw(fine, ids, copy.deepcopy(self.flow_map).double(), torch.float64)
 
     def scores(self, way: Way) -> dict[str, float | None]:
@@ -282,9 +305,9 @@ class Solvers(Suite):
         return sorted(steps for steps in most if steps >= solver.least_steps)
 
     def _depends(self, data: str, name: str) -> dict[str, Any]:
-        kept = ("samples", "n", "seed")
-        how = {"solver": self.settings.methods[name]} if name != MAP else {}
-        return {**{key: getattr(self.settings, key) for key in kept}, **how, "field": dict(self.fields[data].mark)}
+        field, settings = self.fields[data], self.settings
+        how = {"learned": dict(field.learned_mark)} if name == MAP else {"solver": settings.methods[name]}
+        return {"samples": settings.samples, "seed": settings.seed, "field": dict(field.mark), **how}
 
     @torch.no_grad()
     def measure(self, case: Case) -> dict[str, Any]:
@@ -300,39 +323,43 @@ class Solvers(Suite):
     def table(self, rows: Sequence[Row]) -> str:
         parts = []
         for (data,), group in grouped(rows, "data").items():
-            for measure in (key for key in WORDS if key in group[0].values):
+            for measure in _measured(group):
                 body = [
                     [f"`{name}`" if name != MAP else "**the learned map**", *self._line(each, measure)]
                     for (name,), each in grouped(group, "method").items()
                 ]
-                head = ["method", *map(str, self.settings.calls)]
+                head = ["method", *map(str, self._columns)]
                 parts += [f"**{data}: {WORDS[measure]}**", "", markdown(head, body, words=1), ""]
         return "\n".join([*parts, self._how(rows)])
 
+    @property
+    def _columns(self) -> list[int]:
+        return sorted({*self.settings.calls, *self.settings.map_calls})
+
     def _line(self, rows: Sequence[Row], measure: str) -> list[str]:
-        """Returns the cells of a method: what so many calls pay for, and half as many do not."""
+        """Returns the cells of a method: what so many calls pay for, and those of the column before do not."""
         cells = []
-        for calls in self.settings.calls:
-            fits = [row for row in rows if calls / 2 < row.values["calls"] <= calls]
+        for before, calls in pairwise([0, *self._columns]):
+            fits = [row for row in rows if before < row.values["calls"] <= calls]
             value = max(fits, key=lambda row: row.values["calls"]).values[measure] if fits else None
             cells.append("-" if value is None else f"{value:{FORMATS[measure]}}")
         return cells
 
     def _how(self, rows: Sequence[Row]) -> str:
         settings, hardware = self.settings, "; ".join(sorted({row.hardware for row in rows}))
+        scored = next(field.mark["n"] for name, field in self.fields.items() if name != MIXTURE)
         return (
-            f"By network calls, at most so many (a solver of k calls a step makes k (steps - 1) + 1), on the grid of each "
-            f"solver. Errors: {settings.samples} samples, against the exact map in float64, and against UniPC-3 with "
-            f"{settings.reference_steps:,} steps in float64 on the diagonal of `{settings.run}`, whose jumps the learned "
-            f"map makes; that of the mixture was learned by `{self.teach.objective}`. Seed {settings.seed}; {hardware}."
+            "By network calls, at most so many (a solver of k calls a step makes k (steps - 1) + 1), on the usual grid of "
+            f"each. Scores: {MIXTURE_SAMPLES:,} samples of the mixture, {scored:,} of the run. Errors: {settings.samples} "
+            f"samples, against the exact map in float64, and against UniPC-3 with {settings.reference_steps:,} steps, in "
+            f"float64 too, on the diagonal of `{settings.run}`, whose jumps the learned map makes; that of the mixture was "
+            f"learned by `{self.teach.objective}`. Seed {settings.seed}; {hardware}."
         )
 
     def plot(self, rows: Sequence[Row]) -> Figure:
         figure = Figure(figsize=(15, 9), layout="constrained")
         fields = grouped(rows, "data")
-        panels = {
-            data: [measure for measure in WORDS if measure in group[0].values] for (data,), group in fields.items()
-        }
+        panels = {data: _measured(group) for (data,), group in fields.items()}
         columns = max(map(len, panels.values()), default=1)
         for (data,), group in fields.items():
             for place, measure in enumerate(panels[data], list(panels).index(data) * columns + 1):
@@ -353,10 +380,15 @@ class Solvers(Suite):
             own = LEARNED if name == MAP else {"color": f"C{index % 10}", "linestyle": ("-", "--")[index // 10 % 2]}
             if points:
                 axes.plot(*zip(*points, strict=True), **{**USUAL, **own}, label=name)
-        axes.set_xticks(self.settings.calls, [str(calls) for calls in self.settings.calls])
+        axes.set_xticks(self._columns, [str(calls) for calls in self._columns])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         if measure == "accuracy":
             axes.set_ylim(ACCURACY_FROM, 1.0)
         else:
             axes.set_yscale("log")
+
+
+def _measured(rows: Sequence[Row]) -> list[str]:
+    """Returns the measures that some of the rows of a field have."""
+    return [measure for measure in WORDS if any(row.values.get(measure) is not None for row in rows)]

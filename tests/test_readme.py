@@ -162,7 +162,7 @@ def test_every_option_in_the_prose_exists() -> None:
     named = {word for code in re.findall(r"`([^`]+)`", PROSE) for word in re.findall(r"^'?([a-z_][\w.]*)=", code)}
     assert len(named) > 10
     assert {word for word in named - keys if not word.startswith(OPEN)} == {"key"}
-    assert set(re.findall(r"`(image/\w+)`", PROSE)) == set(experiments())
+    assert set(re.findall(r"`((?:image|audio)/\w+)`", PROSE)) == set(experiments())
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -1,0 +1,5 @@
+r"""Sounds."""
+
+__all__ = ["ADAPTER"]
+
+from .adapter import AudioModality as ADAPTER

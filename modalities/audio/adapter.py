@@ -1,0 +1,87 @@
+r"""The audio modality: 16-bit waveforms of shape (T,), seen by the model through a representation."""
+
+__all__ = ["AudioModality"]
+
+import torch
+
+from cm_multimodal.errors import DataError, UsageError
+from cm_multimodal.modality import Dataset, Modality, Splits, TensorSpec
+from collections.abc import Mapping
+from pathlib import Path
+from torch import Tensor
+from typing import Any
+
+from . import data, metrics, preview
+from .clips import to_int16, to_wave
+from .net import build_net
+from .representations import LEAST_RATE, MOST_RATE, LogMel, build
+
+FITTED_TO = 1000  # clips
+
+
+class AudioModality(Modality):
+    """Clips of one rate and one length, in one channel."""
+
+    name = "audio"
+    classifier = "support vectors (C = 10) on log-mel spectrograms"
+
+    def __init__(self, spec: TensorSpec) -> None:
+        super().__init__(spec)
+        try:
+            self.rate = spec.settings["rate"]
+            if not (type(self.rate) is int and LEAST_RATE <= self.rate <= MOST_RATE):
+                raise ValueError(f"its rate is {self.rate}")
+            self.representation = build(spec.settings["representation"])
+            if self.representation.shape != spec.shape:
+                raise ValueError(f"its shape is {self.representation.shape}, not {spec.shape}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"This is no representation of sounds: {error}") from error
+
+    @classmethod
+    def dataset(cls, config: Mapping[str, Any]) -> Splits:
+        return data.load(config)
+
+    @classmethod
+    def describe(cls, train: Dataset, config: Mapping[str, Any]) -> TensorSpec:
+        options = data.options_of(config)
+        asked = {"length": options.length, **options.representation}
+        if asked.get("name") == LogMel.name:
+            asked = {"rate": options.rate, **asked}
+        try:
+            blank = build(asked)
+        except ValueError as error:
+            raise UsageError(f"data.representation: {error}") from error
+        part = to_wave(train.raw[torch.linspace(0, len(train) - 1, min(len(train), FITTED_TO)).long()])
+        fitted = blank.fitted(part)
+        sigma = float(fitted.encode(part).std())
+        settings = {"rate": options.rate, "representation": fitted.settings()}
+        return TensorSpec(fitted.shape, max(sigma, 1e-3), train.classes, settings=settings)
+
+    def encode(self, raw: Tensor) -> Tensor:
+        return self.representation.encode(to_wave(raw))
+
+    def decode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        wave = self.representation.decode(x.float())
+        if not wave.isfinite().all():
+            raise DataError(
+                "A generated clip holds samples that are no numbers: the model has diverged, or is damaged."
+            )
+        return to_int16(wave)
+
+    def net(self, config: Mapping[str, Any], two_times: bool) -> torch.nn.Module:
+        return build_net(config, self.spec, two_times)
+
+    def preview(self, rows: Mapping[str, Tensor], file: Path) -> Path:
+        return preview.sheet(rows, self.rate, file)
+
+    def write(self, raw: Tensor, names: list[str], folder: Path) -> list[Path]:
+        return preview.write_files(raw, names, self.rate, folder)
+
+    def arrays(self, raw: Tensor) -> dict[str, Any]:
+        return {"x": to_wave(raw).numpy(), "rate": self.rate, "length": raw.shape[1]}
+
+    def features(self, raw: Tensor, config: Mapping[str, Any]) -> Tensor:
+        return metrics.features(raw, self.rate, config)
+
+    def accuracy(self, train: Dataset, test: Dataset, config: Mapping[str, Any]) -> float:
+        return metrics.accuracy(train, test, self.rate)

@@ -1,0 +1,186 @@
+r"""Recordings become clips by rule; strings have the pitch they say; runs on sounds go from end to end."""
+
+import json
+import librosa
+import numpy as np
+import os
+import pytest
+import soundfile
+import torch
+
+from cm_multimodal.errors import DataError, UsageError
+from cm_multimodal.training.saved import load as load_bundle
+from collections.abc import Callable
+from modalities.audio import metrics, preview
+from modalities.audio.adapter import AudioModality
+from modalities.audio.clips import LEVEL, Silent, fit_clip, to_int16, to_wave
+from modalities.audio.data import SPOKEN_DIGITS, load
+from modalities.audio.strings import fundamental, strings
+from pathlib import Path
+from typing import Any
+
+needs_digits = pytest.mark.skipif(
+    not (Path(os.environ.get("CMM_DATA") or "data") / SPOKEN_DIGITS).is_file(), reason="there are no spoken digits here"
+)
+RATE = 8000
+TONE = 0.3 * torch.sin(2 * torch.pi * 440 * torch.arange(RATE) / RATE)
+
+
+def test_a_clip_is_trimmed_levelled_and_placed() -> None:
+    """Silence around it goes, its active part has one level whatever it had, and lies where it is told."""
+    padded = torch.nn.functional.pad(TONE[:2000], (3000, 1000))
+    for scale in (1.0, 0.01):
+        for place, begin in ((0.0, 0), (1.0, 8192 - 2080)):
+            clip = fit_clip(scale * padded, RATE, RATE, 8192, place)
+            heard = clip.nonzero()
+            assert clip.shape == (8192,)
+            assert begin - 160 <= int(heard[0]) < begin + 160
+            assert float(clip[heard[0] : heard[-1]].square().mean().sqrt()) == pytest.approx(LEVEL, rel=0.1)
+
+
+def fitted(wave: torch.Tensor, rate: int = RATE) -> torch.Tensor:
+    return fit_clip(wave, rate, RATE, 8000, 0.0)
+
+
+def test_channels_rates_and_lengths_become_one() -> None:
+    """Stereo is averaged; another rate keeps the pitch; of what is too long the loudest part stays."""
+    stereo = torch.stack([TONE, -TONE + 0.1 * TONE.flip(0)])
+    assert torch.allclose(
+        fit_clip(stereo, RATE, RATE, 8192, 0.0), fit_clip(0.05 * TONE.flip(0), RATE, RATE, 8192, 0.0), atol=1e-5
+    )
+    fast = 0.3 * torch.sin(2 * torch.pi * 440 * torch.arange(44100) / 44100)
+    peak = torch.fft.rfft(fitted(fast, 44100)).abs().argmax()
+    assert int(peak) == 440
+    swell = torch.cat([0.1 * TONE, TONE, 0.1 * TONE])
+    assert (
+        fit_clip(swell, RATE, RATE, 4000, 0.0).square().mean()
+        > 0.9 * fit_clip(TONE, RATE, RATE, 4000, 0.0).square().mean()
+    )
+
+
+@pytest.mark.parametrize(
+    ("wave", "kind", "says"),
+    [
+        (torch.zeros(0), ValueError, "no samples"), (torch.zeros(4000), Silent, "silent"),
+        (torch.full((4000,), float("nan")), ValueError, "no numbers"),
+    ],
+)  # fmt: skip
+def test_what_is_no_clip_is_said(wave: torch.Tensor, kind: type[Exception], says: str) -> None:
+    """Empty, silent and broken recordings are errors with a reason."""
+    with pytest.raises(kind, match=says):
+        fit_clip(wave, RATE, RATE, 8192, 0.0)
+
+
+def test_strings_have_their_pitch() -> None:
+    """Within the few cents that they are detuned and stretched by, for all twelve notes."""
+    wave, note = strings(3, torch.arange(24), RATE, 8192)
+    heard = librosa.yin(wave.numpy()[:, 1024:5120], fmin=100, fmax=300, sr=RATE, frame_length=2048)
+    cents = 1200 * np.log2(np.median(heard, axis=1) / fundamental(note).numpy())
+    assert note[:13].tolist() == [*range(12), 0]
+    assert np.abs(cents).max() < 15
+
+
+def test_the_embedded_set_is_the_same_each_time() -> None:
+    """It needs no file, its splits differ, and its classes are even."""
+    config = {"name": "strings", "length": 1024, "limit": 60}
+    first, again = load(config), load(config)
+    assert torch.equal(first.train.raw, again.train.raw)
+    assert first.train.raw.dtype == torch.int16
+    assert not torch.equal(first.train.raw[:24], first.test.raw[:24])
+    assert torch.bincount(first.train.label).tolist() == [5] * 12
+
+
+def test_judges_do_not_see_where_a_clip_lies() -> None:
+    """The same sound, early or late in its silence, has the same features."""
+    places = [to_int16(fit_clip(TONE[:3000], RATE, RATE, 8192, place))[None] for place in (0.0, 0.3, 1.0)]
+    found = [metrics.features(place, RATE, {}) for place in places]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@needs_digits
+def test_spoken_digits_are_split_by_takes() -> None:
+    """Takes 0 to 4 of every speaker and digit are the test set; clips are of one level and lie at different places."""
+    splits = load({"name": "spoken_digits"})
+    assert (len(splits.train), len(splits.test)) == (2700, 300)
+    assert torch.bincount(splits.test.label).tolist() == [30] * 10
+    begins = [int(clip.nonzero()[0]) for clip in splits.train.raw[:200]]
+    assert np.std(begins) > 500
+    assert metrics.accuracy(splits.train, splits.test, RATE) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"name": "string"}, "did you mean 'strings'"), ({"name": "strings", "lenght": 4}, "did you mean 'length'"),
+        ({"name": "strings", "rate": 10}, "between 1,000"), ({"name": "strings", "length": "long"}, "a whole number"),
+        ({"name": "strings", "limit": 0}, "at least 1"), ({"name": "spoken_digits", "root": "nowhere"}, "CMM_DATA"),
+        ({"name": "strings", "representation": "stft"}, "data.representation.name=stft"),
+    ],
+)  # fmt: skip
+def test_wrong_options_get_sentences(config: dict[str, Any], says: str) -> None:
+    """Unknown names and values that do not fit."""
+    with pytest.raises(UsageError, match=says):
+        load(config)
+
+
+def test_damaged_packs_are_refused(tmp_path: Path) -> None:
+    """What is no archive, or lacks a part."""
+    file = tmp_path / SPOKEN_DIGITS
+    file.parent.mkdir(parents=True)
+    for content in (b"", b"PK\x03\x04 and no more"):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match="is damaged"):
+            load({"name": "spoken_digits", "root": str(tmp_path)})
+    np.savez(file, audio=np.zeros(8, np.int16))
+    with pytest.raises(DataError, match="is damaged"):
+        load({"name": "spoken_digits", "root": str(tmp_path)})
+
+
+def adapter(**representation: Any) -> AudioModality:
+    config = {"name": "strings", "length": 4096, "limit": 48, "representation": representation}
+    return AudioModality(AudioModality.describe(load(config).train, config))
+
+
+def test_generated_clips_are_never_broken_or_silent(tmp_path: Path) -> None:
+    """Numbers that are none are an error when they are decoded; silence is one before any file is written."""
+    sounds = adapter(name="patches")
+    with pytest.raises(DataError, match="no numbers"):
+        sounds.decode(torch.full((2, *sounds.spec.shape), float("nan")))
+    raw = torch.stack([to_int16(TONE), torch.zeros(RATE, dtype=torch.int16)])
+    with pytest.raises(DataError, match="1 of 2 generated clips are silent"):
+        sounds.write(raw, ["a", "b"], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_hold_the_sound(tmp_path: Path) -> None:
+    """A WAV of each clip, bit for bit, at its rate; a sheet, and the sound of each of its rows."""
+    raw = to_int16(strings(0, torch.arange(3), RATE, 2048)[0])
+    files = preview.write_files(raw, ["x/0", "1", "2"], RATE, tmp_path)
+    read, rate = soundfile.read(files[0], dtype="int16")
+    assert rate == RATE
+    assert np.array_equal(read, raw[0].numpy())
+    page = preview.sheet({"1 step": raw[:2], "real": raw}, RATE, tmp_path / "sheet")
+    assert page.stat().st_size > 5000
+    assert {file.name for file in tmp_path.glob("sheet*.wav")} == {"sheet-1-step.wav", "sheet-real.wav"}
+    assert torch.allclose(to_wave(raw), to_wave(torch.from_numpy(read.copy()))[None], atol=2.0)
+
+
+def test_sounds_end_to_end(cmm: Callable[..., int]) -> None:
+    """A run trains, draws, is scored, and its bundle draws the same; a solver follows its diagonal."""
+    quick = ("train.samples=640", "net.channels=8", "data.limit=120", "train.preview_every=320")
+    assert cmm("train", "experiment=audio/smoke", *quick, "name=mine") == 0
+    assert list(Path("runs/mine/samples").glob("*.png"))
+    assert cmm("sample", "run=runs/mine", "steps=2", "n=12", "out=some") == 0
+    assert len(list(Path("some").glob("0*.wav"))) == 12
+    assert cmm("sample", "run=runs/mine", "steps=2", "n=12", "out=packed", "format=npz") == 0
+    with np.load("packed/samples.npz") as arrays:
+        assert arrays["x"].shape == (12, 4096)
+        assert (int(arrays["rate"]), int(arrays["length"])) == (8000, 4096)
+    assert cmm("sample", "run=runs/mine", "solver=unipc", "steps=4", "n=4", "out=solved") == 0
+    assert cmm("evaluate", "run=runs/mine", "steps=[1]", "n=60") == 0
+    rows = json.loads(Path("runs/mine/evaluation/metrics.json").read_text())["rows"]
+    assert rows[0]["method"] == "real"
+    assert rows[0]["frechet"] < rows[1]["frechet"]
+    spec = load_bundle(Path("runs/mine/bundle")).card.spec
+    assert (spec.shape, spec.settings["rate"]) == ((1, 32, 32), 8000)

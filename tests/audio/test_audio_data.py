@@ -13,7 +13,7 @@ from cm_multimodal.training.saved import load as load_bundle
 from collections.abc import Callable
 from modalities.audio import metrics, preview
 from modalities.audio.adapter import AudioModality
-from modalities.audio.clips import LEVEL, Silent, fit_clip, to_int16, to_wave
+from modalities.audio.clips import LEVEL, Silent, fit_clip, to_int16
 from modalities.audio.data import SPOKEN_DIGITS, load
 from modalities.audio.strings import fundamental, strings
 from pathlib import Path
@@ -28,14 +28,14 @@ TONE = 0.3 * torch.sin(2 * torch.pi * 440 * torch.arange(RATE) / RATE)
 
 def test_a_clip_is_trimmed_levelled_and_placed() -> None:
     """Silence around it goes, its active part has one level whatever it had, and lies where it is told."""
-    padded = torch.nn.functional.pad(TONE[:2000], (3000, 1000))
+    padded = torch.nn.functional.pad(TONE[:2000], (3000, 1000))  # 2,240 samples from 2,880 on, in whole frames of 160
     for scale in (1.0, 0.01):
-        for place, begin in ((0.0, 0), (1.0, 8192 - 2080)):
+        for place, begin in ((0.0, 0), (1.0, 8192 - 2240)):
             clip = fit_clip(scale * padded, RATE, RATE, 8192, place)
             heard = clip.nonzero()
             assert clip.shape == (8192,)
-            assert begin - 160 <= int(heard[0]) < begin + 160
-            assert float(clip[heard[0] : heard[-1]].square().mean().sqrt()) == pytest.approx(LEVEL, rel=0.1)
+            assert int(heard[0]) == begin + 121
+            assert float(clip.square().sum() / 2240) ** 0.5 == pytest.approx(LEVEL, rel=1e-3)
 
 
 def fitted(wave: torch.Tensor, rate: int = RATE) -> torch.Tensor:
@@ -163,7 +163,6 @@ def test_files_hold_the_sound(tmp_path: Path) -> None:
     page = preview.sheet({"1 step": raw[:2], "real": raw}, RATE, tmp_path / "sheet")
     assert page.stat().st_size > 5000
     assert {file.name for file in tmp_path.glob("sheet*.wav")} == {"sheet-1-step.wav", "sheet-real.wav"}
-    assert torch.allclose(to_wave(raw), to_wave(torch.from_numpy(read.copy()))[None], atol=2.0)
 
 
 def test_sounds_end_to_end(cmm: Callable[..., int]) -> None:
@@ -173,6 +172,8 @@ def test_sounds_end_to_end(cmm: Callable[..., int]) -> None:
     assert list(Path("runs/mine/samples").glob("*.png"))
     assert cmm("sample", "run=runs/mine", "steps=2", "n=12", "out=some") == 0
     assert len(list(Path("some").glob("0*.wav"))) == 12
+    assert cmm("sample", "bundle=runs/mine/bundle", "steps=2", "n=12", "out=again") == 0
+    assert all(file.read_bytes() == Path("again", file.name).read_bytes() for file in Path("some").glob("0*.wav"))
     assert cmm("sample", "run=runs/mine", "steps=2", "n=12", "out=packed", "format=npz") == 0
     with np.load("packed/samples.npz") as arrays:
         assert arrays["x"].shape == (12, 4096)

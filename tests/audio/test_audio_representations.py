@@ -65,7 +65,7 @@ def test_real_speech_survives() -> None:
         snr = decibels(speech[:32], back)
         shape, figures = "x".join(map(str, kind.shape)), f"kurtosis {kurtosis:5.1f}, back at {snr:6.1f} dB"
         print(f"\n{kind.name:10s} {shape:12s} deviation {x.std():.3f}, {figures}", end="")
-        assert float(x.std()) == pytest.approx(SIGMA, rel=0.1)
+        assert float(x.std()) == pytest.approx(SIGMA, rel=0.01)
         assert not kind.exact or snr > 80
         assert not kind.exact or (speech[:32] - back).abs().max() < 1e-5
 

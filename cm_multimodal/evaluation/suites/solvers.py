@@ -238,13 +238,14 @@ class Trained(Field):
         super().__init__(settings)
         config, model = read_config(Path(settings.run).expanduser()), Model.load(settings.run, settings.device)
         self.bundle, self.device = model.bundle, model.device
-        spec, group = self.bundle.card.spec, config["evaluation"]
+        spec, data = self.bundle.card.spec, config.get("data") or {}
         if spec.masked or "diagonal" not in self.bundle.card.learned:
             raise UsageError(f"settings.run={settings.run} has no diagonal to follow; name a run that learned it.")
-        self.shape, self.sigma_data, self.name = spec.shape, spec.sigma_data, config["data"]["name"]
+        self.shape, self.sigma_data, self.name = spec.shape, spec.sigma_data, str(data.get("name"))
         self.flow_map = self.followed = self.learned = self.bundle.flow_map.to(self.device)
         self.parts = self.flow_map.learned
-        self.ground = reference(self.bundle, config["data"], {**group, **({"n": settings.n} if settings.n else {})})
+        group = {**(config.get("evaluation") or {}), **({"n": settings.n} if settings.n else {})}
+        self.ground = reference(self.bundle, data, group)
         self.mark = {
             "weights": weights_checksum(self.flow_map), "reference_steps": settings.reference_steps,
             "reference_end": NEAR_CLEAN, "n": self.ground.n,

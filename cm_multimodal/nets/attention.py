@@ -16,11 +16,13 @@ class GridAttention(nn.Module):
         channels: The number of channels.
         heads: The number of heads.
         groups: The largest number of groups of the normalisation.
+        first_only: Whether positions attend along the first dimension of the grid only, so that all other dimensions may
+            have any length.
     """
 
-    def __init__(self, channels: int, heads: int, groups: int) -> None:
+    def __init__(self, channels: int, heads: int, groups: int, first_only: bool = False) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.first_only = heads, first_only
         self.norm = GroupNorm(channels, groups)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
@@ -29,12 +31,21 @@ class GridAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the attended state, with shape (B, C, *)."""
-        tokens = rearrange(self.norm(x), "b c ... -> b (...) c")
+        if self.first_only and x.ndim > 3:
+            return self._along_first(x)
+        return x + self._attended(self.norm(x))
+
+    def _along_first(self, x: Tensor) -> Tensor:
+        columns = rearrange(self.norm(x).flatten(3), "b c f t -> (b t) c f")
+        return x + rearrange(self._attended(columns), "(b t) c f -> b c f t", b=len(x)).reshape(x.shape)
+
+    def _attended(self, x: Tensor) -> Tensor:
+        tokens = rearrange(x, "b c ... -> b (...) c")
         q, k, v = rearrange(self.qkv(tokens), "b n (three h c) -> three b h n c", three=3, h=self.heads)
         q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
         out = F.scaled_dot_product_attention(q, k, v)
         out = self.out(rearrange(out, "b h n c -> b n (h c)"))
-        return x + out.transpose(1, 2).reshape(x.shape)
+        return out.transpose(1, 2).reshape(x.shape)
 
 
 def heads_of(channels: int, width: int) -> int:

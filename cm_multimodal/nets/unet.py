@@ -40,6 +40,7 @@ class UNetShape:
         blocks: Residual blocks per level (one more on the way up).
         attention: The levels with attention, counted from 0; the middle always has it where `middle_attention`.
         middle_attention: Whether the bottom has attention.
+        first_only: Whether attention goes along the first dimension of the grid only.
         head_width: The least number of channels of an attention head.
         groups: The largest number of groups of a normalisation.
         embedding: The width of the condition embedding as a multiple of the first level.
@@ -51,6 +52,7 @@ class UNetShape:
     blocks: int = 2
     attention: tuple[int, ...] = ()
     middle_attention: bool = True
+    first_only: bool = False
     head_width: int = 64
     groups: int = 32
     embedding: int = 4
@@ -93,13 +95,16 @@ class UNet(nn.Module):
         shape: The size of the network.
         two_times: Whether it is told the target time.
         classes: The number of classes, or 0.
+        extra: The number of channels that come after those of the state: positions, say, or what is known of a sample.
     """
 
-    def __init__(self, dims: int, channels: int, shape: UNetShape, two_times: bool, classes: int = 0) -> None:
+    def __init__(
+        self, dims: int, channels: int, shape: UNetShape, two_times: bool, classes: int = 0, extra: int = 0
+    ) -> None:
         super().__init__()
         self.dims, conv, widths = dims, CONVOLUTIONS[dims], shape.widths()
         self.embedding = ConditionEmbedding(shape.channels * shape.embedding, two_times, classes)
-        self.enter = conv(channels, widths[0], 3, padding=1)
+        self.enter = conv(channels + extra, widths[0], 3, padding=1)
         self.down, self.up, left = nn.ModuleList(), nn.ModuleList(), [widths[0]]
         width = widths[0]
         for level, target in enumerate(widths):
@@ -125,7 +130,7 @@ class UNet(nn.Module):
         """Returns a tensor of the state's shape, (B, C, *).
 
         Arguments:
-            x: The scaled state, with shape (B, C, *).
+            x: The scaled state and what comes with it, with shape (B, C + extra, *).
             n_s: The source times in [0, pi/2], with shape (B,) or (B, 1, *) where they differ by position.
             n_t: The target times, likewise.
             cond: The conditions; only the class and the dropout masks are used.
@@ -153,7 +158,7 @@ class Stage(nn.Module):
         super().__init__()
         self.block = ResidualBlock(dims, c_in, c_out, shape, name)
         heads = heads_of(c_out, shape.head_width)
-        self.attention = GridAttention(c_out, heads, shape.groups) if attention else None
+        self.attention = GridAttention(c_out, heads, shape.groups, shape.first_only) if attention else None
 
     def forward(self, x: Tensor, embedding: Tensor, cond: Conditions) -> Tensor:
         h = self.block(x, embedding, cond)

@@ -6,12 +6,17 @@ s         40  1, 2, 4, 4          2  half a second of the complex transform, on 
 m         96  1, 2, 4, 4          2  a second of it, on a GPU
 l        128  1, 2, 4, 4          3  the same, larger
 
-With `net.patch` above 1 the grid is cut into patches whose elements are channels.
+With `net.patch` above 1 the grid is cut into patches whose elements are channels. What a sound is depends on its frequency,
+and a convolution cannot tell one from another: networks over frequency and time are told, by the channels
+:math:`\cos(\pi k (f + 1/2) / F)`, k from 1 to 4. Time has no such mark, so that any length can be drawn where attention goes
+along frequency alone (`net.frequency_attention`).
 """
 
 __all__ = ["SIZES", "build_net"]
 
 import dataclasses
+import math
+import torch
 
 from cm_multimodal.batch import Conditions
 from cm_multimodal.errors import UsageError, nearest
@@ -24,6 +29,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from typing import Any, get_type_hints
 
+WAVES = 4
+
 
 @dataclass(frozen=True)
 class Size:
@@ -35,6 +42,7 @@ class Size:
         blocks: Residual blocks per level.
         attention: The levels with attention, counted from 0.
         middle_attention: Whether the bottom has attention.
+        frequency_attention: Whether attention goes along frequency only.
         dropout: The dropout rate.
         embedding: The width of the condition embedding as a multiple of the first level.
         patch: The side of a patch.
@@ -45,6 +53,7 @@ class Size:
     blocks: int
     attention: tuple[int, ...] = ()
     middle_attention: bool = True
+    frequency_attention: bool = False
     dropout: float = 0.0
     embedding: int = 4
     patch: int = 1
@@ -80,8 +89,16 @@ class PatchedUNet(nn.Module):
         if x.ndim == 3:
             out = self.unet(rearrange(x, "b c (t p) -> b (c p) t", p=p), n_s, n_t, cond)
             return rearrange(out, "b (c p) t -> b c (t p)", p=p)
-        out = self.unet(rearrange(x, "b c (f p) (t q) -> b (c p q) f t", p=p, q=p), n_s, n_t, cond)
+        patches = rearrange(x, "b c (f p) (t q) -> b (c p q) f t", p=p, q=p)
+        out = self.unet(torch.cat([patches, _frequencies(patches)], dim=1), n_s, n_t, cond)
         return rearrange(out, "b (c p q) f t -> b c (f p) (t q)", p=p, q=p)
+
+
+def _frequencies(x: Tensor) -> Tensor:
+    """Returns waves over the frequencies of a grid, with shape (B, 4, F, T)."""
+    place = (torch.arange(x.shape[2], dtype=x.dtype, device=x.device) + 0.5) / x.shape[2]
+    waves = torch.cos(math.pi * torch.arange(1, WAVES + 1, dtype=x.dtype, device=x.device)[:, None] * place)
+    return waves[None, :, :, None].expand(len(x), -1, -1, x.shape[3])
 
 
 def build_net(config: Mapping[str, Any], spec: TensorSpec, two_times: bool) -> nn.Module:
@@ -105,8 +122,9 @@ def build_net(config: Mapping[str, Any], spec: TensorSpec, two_times: bool) -> n
     if any(side % size.patch for side in sides):
         raise UsageError(f"net.patch={size.patch} does not divide the grid, {'x'.join(map(str, sides))}.")
     shape = UNetShape(
-        size.channels, size.multipliers, size.blocks, size.attention, size.middle_attention, dropout=size.dropout,
-        embedding=size.embedding,
+        size.channels, size.multipliers, size.blocks, size.attention, size.middle_attention, size.frequency_attention,
+        dropout=size.dropout, embedding=size.embedding,
     )  # fmt: skip
-    unet = UNet(len(sides), channels * size.patch ** len(sides), shape, two_times, len(spec.classes))
-    return unet if size.patch == 1 else PatchedUNet(unet, size.patch)
+    dims, extra = len(sides), WAVES if len(sides) > 1 else 0
+    unet = UNet(dims, channels * size.patch**dims, shape, two_times, len(spec.classes), extra)
+    return PatchedUNet(unet, size.patch)

@@ -39,7 +39,6 @@ from typing import Any, ClassVar
 
 SIGMA = 0.5
 QUIETEST = 0.01  # a frequency below this share of the loudest one is not raised further
-FLOOR = 1e-5  # of a mel amplitude
 MOST_SAMPLES = 1 << 24
 LEAST_RATE, MOST_RATE = 1000, 192_000  # samples a second
 LIFTING = (-1.586134342059924, -0.052980118572961, 0.882911075530934, 0.443506852043971)
@@ -237,6 +236,7 @@ class LogMel(Representation):
         mels: The bands.
         n_fft: The samples of a frame.
         hop: The samples from frame to frame.
+        floor: The amplitude below which nothing is told apart: a deep one leaves most of the deviation to silence.
         mean: What is subtracted from the logarithm.
         gain: What that is multiplied by.
         iterations: Griffin and Lim's, on the way back.
@@ -246,6 +246,7 @@ class LogMel(Representation):
     mels: int = 32
     n_fft: int = 512
     hop: int = 256
+    floor: float = 1e-5
     mean: float = 0.0
     gain: float = 1.0
     iterations: int = 60
@@ -256,8 +257,8 @@ class LogMel(Representation):
         _check_frames(self.length, self.n_fft, self.hop)
         if not (1 <= self.mels <= self.n_fft // 4 and LEAST_RATE <= self.rate <= MOST_RATE):
             raise ValueError("mels are at most a quarter of n_fft, and the rate lies between 1,000 and 192,000")
-        if not (self.gain > 0 and 1 <= self.iterations <= 1000):
-            raise ValueError("gain is above 0, and there are 1 to 1,000 iterations")
+        if not (min(self.gain, self.floor) > 0 and 1 <= self.iterations <= 1000):
+            raise ValueError("gain and floor are above 0, and there are 1 to 1,000 iterations")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -267,19 +268,19 @@ class LogMel(Representation):
         return (self._logarithm(wave) - self.mean) * self.gain
 
     def decode(self, x: Tensor) -> Tensor:
-        mel = torch.exp(x[:, 0] / self.gain + self.mean)
+        mel = (torch.exp(x[:, 0] / self.gain + self.mean) - self.floor).clamp_min(0.0)  # the floor is silence
         spectrum = (torch.linalg.pinv(self._filters(x)) @ mel).clamp_min(0.0)
         find = GriffinLim(self.n_fft, self.iterations, hop_length=self.hop, power=1.0, rand_init=False).to(x.device)
         return F.pad(find(spectrum), (self.hop // 2, self.hop // 2))  # its frames begin half a hop later
 
     def fitted(self, wave: Tensor) -> "LogMel":
         logarithm = self._logarithm(wave)
-        gain = SIGMA / max(logarithm.std().item(), FLOOR)
+        gain = SIGMA / max(logarithm.std().item(), 1e-5)
         return dataclasses.replace(self, mean=logarithm.mean().item(), gain=gain)
 
     def _logarithm(self, wave: Tensor) -> Tensor:
         spectrum = torch.fft.rfft(_frames(wave, self.n_fft, self.hop) * _window(self.n_fft, wave)).abs()
-        return torch.log((self._filters(wave) @ spectrum.transpose(1, 2)).clamp_min(FLOOR))[:, None]
+        return torch.log((self._filters(wave) @ spectrum.transpose(1, 2)).clamp_min(self.floor))[:, None]
 
     def _filters(self, like: Tensor) -> Tensor:
         """Returns the triangular filters, with shape (mels, n_fft / 2 + 1)."""

@@ -17,6 +17,7 @@ import os
 import torch
 
 from cm_multimodal.errors import DataError, UsageError, nearest
+from cm_multimodal.listing import BESIDE, Opener, class_of, find_files, hold_out, readable
 from cm_multimodal.modality import Dataset, Skipped, Splits
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,13 +26,11 @@ from PIL import Image
 from torch import Tensor
 from typing import Any
 
-from .listing import EXTENSIONS, Listing, class_of, hold_out, list_archive, list_folder, readable
 from .packed import read_idx, read_packed
-from .pictures import Decoded, Opener, common_size, decode, fit
+from .pictures import PICTURE, Decoded, common_size, decode, fit
 
 MAX_SIZE = 4096
 DIGITS_TRAIN = 1400
-BESIDE = "it lies beside the class folders"
 CIFAR10_PATH = "image/cifar10"
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -239,22 +238,6 @@ def _cifar10(options: Options) -> Splits:
     return Splits(_cifar10_part([first, second], options.limit, options), _cifar10_part([test], None, options))
 
 
-def _list(options: Options) -> Listing:
-    if options.folder is None:
-        raise UsageError("Which folder? Type data.folder=PATH, a folder of pictures with a sub-folder for each class.")
-    place = Path(options.folder).expanduser()
-    if not place.exists():
-        raise UsageError(f"There is no folder '{place}'; type data.folder=PATH, the path of a folder of pictures.")
-    if not place.is_dir() and place.suffix.lower() != ".zip":
-        raise UsageError(f"'{place}' is a file; type data.folder=PATH, the path of a folder of pictures or of a .zip.")
-    listing = list_folder(place) if place.is_dir() else list_archive(place)
-    if not listing.openers:
-        closed = "".join(f" '{one.path}': {one.reason}." for one in listing.skipped[:3])
-        looked = ", ".join(EXTENSIONS)
-        raise DataError(f"'{place}' holds no picture: looked for {looked} in it and in its sub-folders.{closed}")
-    return listing
-
-
 def _nothing_left(options: Options, broken: Sequence[Skipped], count: int) -> DataError:
     first = "; ".join(f"'{one.path}': {one.reason}" for one in broken[:3])
     return DataError(
@@ -264,7 +247,7 @@ def _nothing_left(options: Options, broken: Sequence[Skipped], count: int) -> Da
 
 
 def _folder(options: Options) -> Splits:
-    listing = _list(options)
+    listing = find_files(PICTURE, options.folder)
     classes = class_of(list(listing.openers))
     learned, held = hold_out(classes, options.test_fraction, options.limit)
     paths = [*learned, *held]

@@ -8,32 +8,34 @@ The bytes are hostile: only the kinds of `FORMATS` are tried, whatever a file is
 they are decoded. A truncated picture counts as broken: it is not padded.
 """
 
-__all__ = ["Decoded", "Opener", "common_size", "decode", "fit", "reason_of"]
+__all__ = ["PICTURE", "Decoded", "common_size", "decode", "fit"]
 
 import numpy as np
-import os
 import torch
 import warnings
 
 from cm_multimodal.errors import DataError
+from cm_multimodal.listing import Kind, Opener, attempt_all, reason_of
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from typing import BinaryIO, TypeVar
 
+PICTURE = Kind(
+    "picture",
+    (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
+    (b"\x89PNG", b"\xff\xd8", b"BM", b"GIF8", b"RIFF", b"II", b"MM", b"P"),
+)
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 MAX_PIXELS = 2**26  # of one picture: 67 million, more than most cameras have
-BLOCK = 64  # pictures that a thread takes at a time
 DEEP = 257  # 65535 / 255
 STRIP = 256  # rows converted at a time
 TRIED = 1000  # pictures of which one at least has to be good
 
 T = TypeVar("T")
 S = TypeVar("S")
-Opener = Callable[[], BinaryIO]
 
 
 @dataclass(frozen=True)
@@ -49,29 +51,16 @@ class Decoded:
     reasons: tuple[str, ...]
 
 
-def reason_of(error: Exception) -> str:
-    """Says in a few words why something could not be read."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not a picture, whatever its name says"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+def _reason_of(error: Exception) -> str:
+    unknown = isinstance(error, UnidentifiedImageError)
+    return "not a picture, whatever its name says" if unknown else reason_of(error)
 
 
 def _in_threads(work: Callable[[T], S], items: Sequence[T]) -> list[tuple[S | None, str]]:
-    """Returns, in the order of the items, what the work gives for each of them, or why it failed."""
-
-    def attempt(item: T) -> tuple[S | None, str]:
-        try:
-            return work(item), ""
-        except Exception as error:  # a decoder fed with foreign bytes may raise anything
-            return None, reason_of(error)
-
-    blocks = [items[start : start + BLOCK] for start in range(0, len(items), BLOCK)]
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", message="(?is).*truncated")
-        return [result for done in pool.map(lambda block: [attempt(item) for item in block], blocks) for result in done]
+        return attempt_all(work, items, _reason_of)
 
 
 def _open(stream: BinaryIO) -> Image.Image:

@@ -10,10 +10,10 @@ import torch
 import zipfile
 import zlib
 
+from cm_multimodal import listing
 from cm_multimodal.errors import DataError, UsageError
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from modalities.image import listing
 from modalities.image.data import load
 from pathlib import Path
 from PIL import Image, ImageFile
@@ -122,7 +122,7 @@ def test_order_does_not_depend_on_threads(tmp_path: Path, monkeypatch: pytest.Mo
     fill(tmp_path / "a", 20)
     fill(tmp_path / "b", 20, first=20)
     seen = []
-    monkeypatch.setattr("modalities.image.pictures.BLOCK", 3)
+    monkeypatch.setattr("cm_multimodal.listing.BLOCK", 3)
     for threads in (1, 8):
         monkeypatch.setattr(os, "cpu_count", lambda threads=threads: threads)
         seen.append(load({"name": "folder", "folder": tmp_path}))

@@ -1,14 +1,27 @@
-r"""Finding pictures: in a folder or in a .zip of one, which class each belongs to, and which are held back.
+r"""Finding files of a kind: in a folder or in a .zip of one, which class each belongs to, and which are held back.
 
-Sub-folders are the classes; a single folder around all of them is looked through. Where pictures lie both directly in
+Sub-folders are the classes; a single folder around all of them is looked through. Where files lie both directly in
 the folder and in sub-folders, the larger part decides: mostly inside, those beside the class folders are left out;
-mostly beside, there are no classes. The share held back to test is chosen by a hash of each picture's relative path, so
-that a picture stays on its side whatever else is added.
+mostly beside, there are no classes. The share held back to test is chosen by a hash of each file's relative path, so
+that a file stays on its side whatever else is added.
 
 A link to a folder is followed once, hidden files are left out, and an archive is never unpacked to the disk.
 """
 
-__all__ = ["EXTENSIONS", "Listing", "class_of", "hold_out", "list_archive", "list_folder", "readable"]
+__all__ = [
+    "BESIDE",
+    "Kind",
+    "Listing",
+    "Opener",
+    "attempt_all",
+    "class_of",
+    "find_files",
+    "hold_out",
+    "list_archive",
+    "list_folder",
+    "readable",
+    "reason_of",
+]
 
 import io
 import os
@@ -16,30 +29,77 @@ import stat
 import struct
 import zipfile
 
-from cm_multimodal.errors import DataError
-from cm_multimodal.modality import Skipped
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-from .pictures import Opener, reason_of
+from .errors import DataError, UsageError
+from .modality import Skipped
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+BESIDE = "it lies beside the class folders"
+BLOCK = 64  # files that a thread takes at a time
 MAX_MEMBER_BYTES = 2**26  # of one file in an archive
 MAX_DIRECTORY_BYTES = 4 * 2**20  # of an archive's table of contents: fifty thousand pictures, about
-HEADS = (b"\x89PNG", b"\xff\xd8", b"BM", b"GIF8", b"RIFF", b"II", b"MM", b"P")  # what pictures begin with
+
+T = TypeVar("T")
+S = TypeVar("S")
+Opener = Callable[[], BinaryIO]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What files are looked for.
+
+    Arguments:
+        noun: What one of them is, such as "picture".
+        extensions: What their names end with, in small letters.
+        heads: What they begin with.
+    """
+
+    noun: str
+    extensions: tuple[str, ...]
+    heads: tuple[bytes, ...]
+
+    def has(self, path: PurePosixPath) -> bool:
+        """Says whether a file's name is one of these, and not hidden."""
+        hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+        return not hidden and path.suffix.lower() in self.extensions
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures that were found, in order of their relative paths, and the folders that could not be looked into."""
+    """The files that were found, in order of their relative paths, and the folders that could not be looked into."""
 
     openers: dict[PurePosixPath, Opener]
     skipped: tuple[Skipped, ...] = ()
+
+
+def reason_of(error: Exception) -> str:
+    """Says in a few words why something could not be read."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def attempt_all(
+    work: Callable[[T], S], items: Sequence[T], reason: Callable[[Exception], str] = reason_of
+) -> list[tuple[S | None, str]]:
+    """Returns, in the order of the items, what the work gives for each of them, or why it failed; by several threads."""
+
+    def attempt(item: T) -> tuple[S | None, str]:
+        try:
+            return work(item), ""
+        except Exception as error:  # a decoder fed with foreign bytes may raise anything
+            return None, reason(error)
+
+    blocks = [items[start : start + BLOCK] for start in range(0, len(items), BLOCK)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return [result for done in pool.map(lambda block: [attempt(item) for item in block], blocks) for result in done]
 
 
 def readable(name: object) -> str:
@@ -51,11 +111,6 @@ def _in_order(openers: Mapping[PurePosixPath, Opener]) -> dict[PurePosixPath, Op
     return {path: openers[path] for path in sorted(openers)}
 
 
-def _is_picture(path: PurePosixPath) -> bool:
-    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
-    return not hidden and path.suffix.lower() in EXTENSIONS
-
-
 def _open_file(path: str) -> BinaryIO:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
@@ -65,13 +120,13 @@ def _open_file(path: str) -> BinaryIO:
     return open(path, "rb")
 
 
-def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
+def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, kind: Kind) -> BinaryIO:
     if not 0 < info.file_size <= MAX_MEMBER_BYTES:
         raise ValueError(f"{info.file_size:,} bytes are none, or more than {MAX_MEMBER_BYTES:,}")
     with archive.open(info) as member:
         head = member.read(4)
-        if not head.startswith(HEADS):
-            raise ValueError("not a picture, whatever its name says")
+        if not head.startswith(kind.heads):
+            raise ValueError(f"not a {kind.noun}, whatever its name says")
         return io.BytesIO(
             head + member.read(info.file_size)
         )  # asked for less, it unpacks less: a stated size may be a lie
@@ -86,8 +141,34 @@ def _enter(folder: Path, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
         return sorted(entries, key=lambda entry: entry.name)
 
 
-def list_folder(folder: Path) -> Listing:
-    """Finds the pictures below a folder that exists."""
+def find_files(kind: Kind, folder: str | Path | None) -> Listing:
+    """Finds what the option `data.folder` names.
+
+    Raises:
+        UsageError: It is not given, or there is no such folder.
+        DataError: There is no file of the kind in it.
+    """
+    if folder is None:
+        raise UsageError(
+            f"Which folder? Type data.folder=PATH, a folder of {kind.noun}s with a sub-folder for each class."
+        )
+    place = Path(folder).expanduser()
+    if not place.exists():
+        raise UsageError(f"There is no folder '{place}'; type data.folder=PATH, the path of a folder of {kind.noun}s.")
+    if not place.is_dir() and place.suffix.lower() != ".zip":
+        raise UsageError(
+            f"'{place}' is a file; type data.folder=PATH, the path of a folder of {kind.noun}s or of a .zip."
+        )
+    listing = list_folder(place, kind) if place.is_dir() else list_archive(place, kind)
+    if not listing.openers:
+        closed = "".join(f" '{one.path}': {one.reason}." for one in listing.skipped[:3])
+        looked = ", ".join(kind.extensions)
+        raise DataError(f"'{place}' holds no {kind.noun}: looked for {looked} in it and in its sub-folders.{closed}")
+    return listing
+
+
+def list_folder(folder: Path, kind: Kind) -> Listing:
+    """Finds the files of a kind below a folder that exists."""
     openers: dict[PurePosixPath, Opener] = {}
     skipped: list[Skipped] = []
     seen: set[tuple[int, int]] = set()
@@ -104,13 +185,13 @@ def list_folder(folder: Path) -> Listing:
             if os.path.isdir(entry.path) and not entry.name.startswith("."):
                 add = todo.appendleft if entry.is_symlink() else todo.append  # real folders go before links to them
                 add(folder / path)
-            elif _is_picture(path):
+            elif kind.has(path):
                 openers[path] = partial(_open_file, entry.path)
     return Listing(_in_order(openers), tuple(skipped))
 
 
-def list_archive(file: Path) -> Listing:
-    """Finds the pictures in a .zip of a folder.
+def list_archive(file: Path, kind: Kind) -> Listing:
+    """Finds the files of a kind in a .zip of a folder.
 
     Raises:
         DataError: It is no archive, a damaged one, or one with too many members.
@@ -125,8 +206,8 @@ def list_archive(file: Path) -> Listing:
         path = PurePosixPath(info.filename)
         if reason := _suspicious(info, path, openers):
             skipped.append(Skipped(readable(path), reason))
-        elif _is_picture(path) and not info.is_dir():
-            openers[path] = partial(_open_member, archive, info)
+        elif kind.has(path) and not info.is_dir():
+            openers[path] = partial(_open_member, archive, info, kind)
     return Listing(_in_order(openers), tuple(skipped))
 
 
@@ -149,7 +230,7 @@ def _suspicious(info: zipfile.ZipInfo, path: PurePosixPath, known: Mapping[PureP
 
 
 def class_of(paths: Sequence[PurePosixPath]) -> dict[PurePosixPath, str | None]:
-    """Returns the class of every picture that counts: the name of its sub-folder, or none without classes."""
+    """Returns the class of every file that counts: the name of its sub-folder, or none without classes."""
     depth = 0
     while len({path.parts[depth] for path in paths}) == 1 and all(len(path.parts) > depth + 2 for path in paths):
         depth += 1
@@ -166,12 +247,12 @@ def _share(path: PurePosixPath) -> float:
 def hold_out(
     classes: Mapping[PurePosixPath, str | None], fraction: float, limit: int | None
 ) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
-    """Returns the pictures to learn from and those held back, each in order of their paths.
+    """Returns the files to learn from and those held back, each in order of their paths.
 
-    Of every class one picture at least is learned from; if any are to be held back and can be, at least one is.
+    Of every class one file at least is learned from; if any are to be held back and can be, at least one is.
 
     Arguments:
-        classes: The class of each picture.
+        classes: The class of each file.
         fraction: The share to hold back.
         limit: The largest number to learn from; they are taken evenly from all of them.
     """

@@ -1,6 +1,7 @@
 r"""Data sets of sounds, as 16-bit waveforms of one rate and one length, with shape (N, T).
 
     strings       plucked strings of twelve pitches, computed (`strings.py`): they need no file, and are synthetic
+    folder        the recordings below a folder, or in a .zip of one (`recordings.py`)
     spoken_digits the Free Spoken Digit Dataset, packed: fsdd_int16_8k.npz; takes 0 to 4 of each speaker and digit test
 
 How a recording becomes a clip is said in `clips.py`.
@@ -14,6 +15,7 @@ import torch
 import zipfile
 
 from cm_multimodal.errors import DataError, UsageError, nearest
+from cm_multimodal.listing import BESIDE, class_of, find_files, hold_out, readable
 from cm_multimodal.modality import Dataset, Skipped, Splits
 from cm_multimodal.random import uniform
 from cm_multimodal.values import check_values
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from .clips import fit_clip, to_int16
+from .recordings import SOUND, classes_by_pattern, pour
 from .representations import LEAST_RATE, MOST_RATE, MOST_SAMPLES
 from .strings import NOTES, strings
 
@@ -37,16 +40,22 @@ class Options:
     """The `data` group of the configuration.
 
     Arguments:
-        name: Which source: strings or spoken_digits.
+        name: Which source: folder, strings or spoken_digits.
         root: Where data sets lie; `$CMM_DATA`, or else `./data`.
+        folder: The folder of recordings (folder).
+        pattern: Where the class stands in a recording's name, such as '{class}_*'; none: its sub-folder (folder).
+        test_fraction: The share of a folder's recordings that is held back.
         rate: The samples a second.
         length: The samples of a clip.
         representation: The representation that the model sees, by name, and its settings.
-        limit: The largest number of training clips.
+        limit: The largest number of training clips; of a folder, of recordings to learn from.
     """
 
     name: str = ""
     root: str | None = None
+    folder: str | None = None
+    pattern: str | None = None
+    test_fraction: float = 0.1
     rate: int = 8000
     length: int = 8192
     representation: Mapping[str, Any] = field(default_factory=lambda: {"name": "stft"})
@@ -56,6 +65,12 @@ class Options:
         if not (LEAST_RATE <= self.rate <= MOST_RATE and 64 <= self.length <= MOST_SAMPLES):
             raise UsageError(
                 "data.rate lies between 1,000 and 192,000 samples a second, data.length between 64 and 2**24."
+            )
+        if not 0 <= self.test_fraction < 1:
+            raise UsageError(f"data.test_fraction={self.test_fraction:g} is no share; it is at least 0 and below 1.")
+        if self.name != "folder" and (self.folder or self.pattern):
+            raise UsageError(
+                f"data.name={self.name} reads no folder; type data=sounds data.folder=PATH to learn from one."
             )
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"data.limit={self.limit} is not possible; it is at least 1.")
@@ -143,4 +158,35 @@ def _clips(
     return Dataset(torch.stack(clips), torch.from_numpy(labels[kept]), None, names, tuple(skipped))
 
 
-SOURCES: dict[str, Callable[[Options], Splits]] = {"spoken_digits": _spoken_digits, "strings": _strings}
+def _folder(options: Options) -> Splits:
+    listing = find_files(SOUND, options.folder)
+    paths = list(listing.openers)
+    classes = class_of(paths) if options.pattern is None else classes_by_pattern(paths, options.pattern)
+    learned, held = hold_out(classes, options.test_fraction, options.limit)
+    places = uniform(0, "place", torch.arange(len(learned) + len(held))).tolist()
+    openers = [listing.openers[path] for path in [*learned, *held]]
+    poured = pour(openers, options.rate, options.length, places)
+    counts = dict(zip([*learned, *held], poured.counts, strict=True))
+    reasons = zip([*learned, *held], poured.reasons, strict=True)
+    broken = [Skipped(readable(path), reason) for path, reason in reasons if reason]
+    train = sum(counts[path] for path in learned)
+    if not train:
+        first = "; ".join(f"'{one.path}': {one.reason}" for one in broken[:3])
+        raise DataError(f"'{options.folder}': none of {len(learned)} recordings can be learned from. {first}.")
+    names = tuple(sorted({str(classes[path]) for path, count in counts.items() if count and classes[path] is not None}))
+    rows = [names.index(str(classes[path])) for path, count in counts.items() for _ in range(count)] if names else None
+    label = None if rows is None else torch.tensor(rows)
+    why = BESIDE if options.pattern is None else f"its name does not fit {options.pattern}"
+    beside = [Skipped(readable(path), why) for path in paths if path not in classes]
+
+    def part(place: slice, skipped: Sequence[Skipped] = ()) -> Dataset:
+        return Dataset(poured.raw[place], None if label is None else label[place], None, names, tuple(skipped))
+
+    return Splits(part(slice(train), [*listing.skipped, *beside, *broken]), part(slice(train, None)))
+
+
+SOURCES: dict[str, Callable[[Options], Splits]] = {
+    "folder": _folder,
+    "spoken_digits": _spoken_digits,
+    "strings": _strings,
+}

@@ -1,0 +1,158 @@
+r"""A folder of recordings becomes clips; what cannot be used is skipped, counted and named, or refused with a sentence."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import zipfile
+
+from cm_multimodal.errors import DataError, UsageError
+from cm_multimodal.modality import Splits
+from modalities.audio import recordings
+from modalities.audio.clips import LEVEL, to_wave
+from modalities.audio.data import load
+from pathlib import Path
+from typing import Any
+
+RATE, LENGTH = 8000, 4000
+KINDS = {"wav": "PCM_16", "flac": "PCM_24", "ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}
+
+
+def tone(pitch: float, seconds: float, rate: int) -> np.ndarray:
+    return 0.2 * np.sin(2 * np.pi * pitch * np.arange(round(seconds * rate)) / rate)
+
+
+def save(file: Path, sound: np.ndarray, rate: int = RATE, subtype: str | None = None) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(file, sound, rate, subtype=subtype)
+
+
+def read(folder: Path, **options: Any) -> Splits:
+    return load({"name": "folder", "folder": str(folder), "rate": RATE, "length": LENGTH, **options})
+
+
+def pitch(raw: torch.Tensor) -> float:
+    spectrum = torch.fft.rfft(to_wave(raw), n=8 * LENGTH).abs()
+    return float(spectrum.argmax(dim=-1)) * RATE / (8 * LENGTH)
+
+
+def test_kinds_rates_channels_and_depths_become_one(tmp_path: Path) -> None:
+    """WAV, FLAC, OGG and MP3, three rates, mono and stereo: each class keeps its pitch, at one level."""
+    for number, (suffix, subtype) in enumerate(KINDS.items()):
+        for name, hertz in (("high", 1200), ("low", 300)):
+            rate = (8000, 22050, 44100)[number % 3]
+            sound = tone(hertz, 0.5, rate)
+            save(tmp_path / name / f"{number}.{suffix}", np.stack([sound, 0.5 * sound], 1) if number % 2 else sound,
+                 rate, subtype)  # fmt: skip
+    splits = read(tmp_path, test_fraction=0.0)
+    assert splits.train.classes == ("high", "low")
+    assert (splits.train.raw.dtype, splits.train.raw.shape) == (torch.int16, (8, LENGTH))
+    assert not splits.train.skipped
+    assert [round(pitch(clip), -1) for clip in splits.train.raw] == [1200.0] * 4 + [300.0] * 4
+    assert to_wave(splits.train.raw).square().mean(1).sqrt().numpy() == pytest.approx(LEVEL, rel=0.1)
+
+
+def test_a_long_recording_is_many_clips_of_one_side(tmp_path: Path) -> None:
+    """It is read in parts, its silence is left out, and all of it is learned from or all held back."""
+    loud, silent = tone(440, 3.0, RATE), np.zeros(3 * RATE)
+    for number in range(6):
+        save(tmp_path / f"{number}.wav", np.concatenate([loud, silent, loud]))
+    splits = read(tmp_path, test_fraction=0.3)
+    assert len(splits.train) + len(splits.test) == 6 * 12
+    assert len(splits.test) % 12 == 0
+    assert len(splits.test) > 0
+    assert (to_wave(splits.train.raw).square().mean(1).sqrt() > 0.5 * LEVEL).all()
+
+
+def test_parts_join_without_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of seconds read at a time bounds the memory, not what comes out."""
+    save(tmp_path / "a.wav", tone(440, 9.0, RATE))
+    whole = read(tmp_path, test_fraction=0.0).train.raw
+    monkeypatch.setattr(recordings, "BLOCK", 3)
+    parts = read(tmp_path, test_fraction=0.0).train.raw
+    assert whole.shape == parts.shape == (18, LENGTH)
+    assert torch.equal(whole, parts)
+
+
+def test_classes_stand_in_names_too(tmp_path: Path) -> None:
+    """A pattern says where; names that do not fit are counted."""
+    for name in ("7_anna_0", "7_ben_1", "3_anna_0", "noise"):
+        save(tmp_path / f"{name}.wav", tone(440, 0.5, RATE))
+    train = read(tmp_path, pattern="{class}_*_?", test_fraction=0.0).train
+    assert train.classes == ("3", "7")
+    assert train.label.tolist() == [0, 1, 1]
+    assert [one.path for one in train.skipped] == ["noise.wav"]
+    assert read(tmp_path, pattern="*_{class}_*", test_fraction=0.0).train.classes == ("anna", "ben")
+
+
+def test_an_archive_is_a_folder(tmp_path: Path) -> None:
+    """The recordings of a .zip give the clips of its folder."""
+    for name in ("a/1.wav", "b/2.flac"):
+        save(tmp_path / "sounds" / name, tone(440, 0.5, RATE))
+    with zipfile.ZipFile(tmp_path / "sounds.zip", "w") as archive:
+        for file in sorted((tmp_path / "sounds").rglob("*.*")):
+            archive.write(file, file.relative_to(tmp_path / "sounds"))
+    folder, packed = (read(tmp_path / name, test_fraction=0.0).train for name in ("sounds", "sounds.zip"))
+    assert torch.equal(folder.raw, packed.raw)
+    assert folder.classes == packed.classes == ("a", "b")
+
+
+def spoil(folder: Path) -> dict[str, str]:
+    """Writes recordings that nothing can be learned from; returns the reasons that are expected."""
+    folder.mkdir(exist_ok=True)
+    save(folder / "silent.wav", np.zeros(RATE))
+    save(folder / "none.wav", np.zeros(0))
+    save(folder / "nan.wav", np.full(RATE, np.nan), subtype="FLOAT")
+    save(folder / "click.wav", np.concatenate([np.zeros(3000), np.ones(10), np.zeros(3000)]))
+    (folder / "zero.flac").write_bytes(b"")
+    (folder / "text.mp3").write_text("This is no sound at all. " * 40)
+    (folder / "phone.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(100))
+    save(folder / "cut.flac", np.random.RandomState(0).randn(20 * RATE) / 9)
+    whole = (folder / "cut.flac").read_bytes()
+    (folder / "cut.flac").write_bytes(whole[: len(whole) // 2])
+    save(folder / "hours.mp3", tone(440, 20, RATE))
+    whole = (folder / "hours.mp3").read_bytes()
+    (folder / "hours.mp3").write_bytes(whole[: len(whole) // 2])
+    return {
+        "silent.wav": "it is silent", "none.wav": "no samples", "nan.wav": "no numbers", "click.wav": "too few",
+        "zero.flac": "empty", "text.mp3": "not a sound", "phone.m4a": "convert it to WAV", "cut.flac": "lost sync",
+        "hours.mp3": "its header promises",
+    }  # fmt: skip
+
+
+def test_what_cannot_be_used_is_skipped_and_named(tmp_path: Path) -> None:
+    """Beside good ones, each bad recording is listed with its reason, and the good ones are learned from."""
+    expected = spoil(tmp_path)
+    for number in range(3):
+        save(tmp_path / f"good{number}.wav", tone(440, 0.5, RATE))
+    train = read(tmp_path, test_fraction=0.0).train
+    found = {one.path: one.reason for one in train.skipped}
+    assert len(train) == 3
+    assert found.keys() == expected.keys()
+    for name, says in expected.items():
+        assert says in found[name], name
+
+
+def test_nothing_usable_is_refused(tmp_path: Path) -> None:
+    """If all are bad, a sentence says so and names the first."""
+    spoil(tmp_path / "bad")
+    with pytest.raises(DataError, match=r"none of 9 recordings can be learned from. '.*': "):
+        read(tmp_path / "bad", test_fraction=0.0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no sound: looked for .wav"):
+        read(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"folder": None}, "Which folder"), ({"folder": "nowhere"}, "There is no folder 'nowhere'"),
+        ({"pattern": "x_*"}, "where the class stands"), ({"pattern": "{class}_7"}, "fits none of the 1 names"),
+        ({"test_fraction": 1.5}, "is no share"), ({"name": "strings"}, "reads no folder"),
+    ],
+)  # fmt: skip
+def test_wrong_options_get_sentences(options: dict[str, Any], says: str, tmp_path: Path) -> None:
+    """Options that do not fit, and folders that are not there."""
+    save(tmp_path / "a.wav", tone(440, 0.5, RATE))
+    with pytest.raises(UsageError, match=says):
+        load({"name": "folder", "folder": str(tmp_path), "rate": RATE, "length": LENGTH, **options})

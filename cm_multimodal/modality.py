@@ -91,11 +91,13 @@ class Modality(ABC):
     Attributes:
         name: Its name.
         classifier: What the accuracy score fits, in words.
+        measures: The names of measures of its own.
         edits: The kinds of editing that complete what is known of a sample.
     """
 
     name: str
     classifier: str
+    measures: tuple[str, ...] = ()
     edits: tuple[str, ...] = ()
 
     def __init__(self, spec: TensorSpec) -> None:
@@ -153,8 +155,12 @@ class Modality(ABC):
         """Returns features for distances, with shape (N, D), in float64."""
 
     @abstractmethod
-    def accuracy(self, train: Dataset, test: Dataset, config: Mapping[str, Any]) -> float:
-        """Returns the accuracy on `test` of a classifier fitted to `train`."""
+    def vectors(self, raw: Tensor) -> Any:
+        """Returns what a classifier sees of raw samples: a numpy array with shape (N, D)."""
+
+    def measure(self, name: str, raw: Tensor, real: Tensor) -> float:
+        """Returns one of `measures` of raw samples, beside real ones."""
+        raise ValueError(f"the modality '{self.name}' has no measure '{name}'")
 
     def sample_mask(self, draws: Draws) -> Tensor:
         """Returns the mask, with shape (B, L...), of samples to be generated; only masked modalities have one."""

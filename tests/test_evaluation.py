@@ -5,15 +5,18 @@ import pytest
 import subprocess
 import torch
 
-from cm_multimodal.errors import DataError
-from cm_multimodal.evaluation import protocol
+from cm_multimodal.errors import DataError, UsageError
+from cm_multimodal.evaluation import measures, protocol
 from cm_multimodal.evaluation.frechet import frechet_distance
 from cm_multimodal.evaluation.neighbours import precision_recall
+from cm_multimodal.evaluation.reference import Reference
 from cm_multimodal.evaluation.report import summaries
-from cm_multimodal.evaluation.runner import Row
+from cm_multimodal.evaluation.runner import Row, baselines, real_row
+from cm_multimodal.judge import Judge
 from cm_multimodal.modality import Dataset
 from cm_multimodal.random import noise
 from modalities.image import metrics
+from modalities.image.adapter import ImageModality
 from modalities.image.data import load
 from pathlib import Path
 from test_commands import QUICK, Cmm, sentence
@@ -64,7 +67,7 @@ def test_precision_and_recall_tell_fidelity_from_diversity() -> None:
 def test_the_real_digits_score_what_the_protocol_says() -> None:
     """Fitted to the real 1,400 digits the accuracy score is 0.990, and their Fréchet distance to the test split 0.35."""
     splits = load({"name": "digits"})
-    assert metrics.accuracy(splits.train, splits.test) == pytest.approx(0.990, abs=0.0005)
+    assert Judge(metrics.vectors, splits.train).accuracy(splits.test) == pytest.approx(0.990, abs=0.0005)
     real, test = (metrics.features(part.raw, {}) for part in (splits.train, splits.test))
     assert frechet_distance(real, test) == pytest.approx(0.35, abs=0.01)
 
@@ -77,6 +80,48 @@ def test_the_class_mean_does_not_pass_for_a_generator() -> None:
     fake = Dataset(means[label].to(torch.uint8), label, classes=splits.train.classes)
     shares = precision_recall(metrics.features(splits.test.raw, {}), metrics.features(fake.raw, {}))
     assert shares.recall < 0.05
+
+
+def test_the_kernel_distance_is_its_definition() -> None:
+    """Without bias: the mean over pairs of different samples; of a shifted set it is the larger the further it lies."""
+    a, b = points(0, 30, 4), points(1, 30, 4) + 1
+
+    def kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x @ y.T / 4 + 1) ** 3
+
+    own = sum(kernel(x, x).fill_diagonal_(0).sum() / (30 * 29) for x in (a, b))
+    assert measures.kernel_distance(a, b) == pytest.approx(float(own - 2 * kernel(a, b).mean()), rel=1e-9)
+    assert abs(measures.kernel_distance(points(0, 800, 4), points(1, 800, 4))) < 0.05
+    assert measures.kernel_distance(a, b + 1) > 2 * measures.kernel_distance(a, b)
+
+
+def test_measures_tell_what_copies_and_what_collapses() -> None:
+    """Copies are memorised and new samples are not; one sample per class has no diversity, and double spread twice."""
+    train, test, label = points(0, 300, 4), points(1, 200, 4), torch.arange(200) % 2
+    assert measures.memorised(train[:50], train, test) == 1.0
+    assert measures.memorised(points(2, 200, 4), train, test) < 0.2
+    spread = measures.diversity(test, label)
+    assert measures.diversity(test[label], label) == 0.0
+    assert measures.diversity(2 * test, label) == pytest.approx(2 * spread)
+    assert measures.diversity(test + 5 * label[:, None], label) == pytest.approx(spread)
+
+
+def test_baselines_stand_beside_the_real_samples() -> None:
+    """Class means in noise are recognised less; training samples again are memorised; the judge is one."""
+    splits = load({"name": "digits"})
+    settings = {"also": [*measures.MEASURES], "features": "own"}
+    image = ImageModality(ImageModality.describe(splits.train, {}))
+    ground = Reference(image, splits, settings, 1400, settings)
+    real, (mean, memory) = real_row(ground), baselines(ground)
+    assert real.also["recognition"] == pytest.approx(0.99, abs=0.005)
+    assert (real.also["memorised"], memory.also["memorised"]) == (pytest.approx(0, abs=0.02), 1.0)
+    assert mean.also["recognition"] < 1
+    assert mean.frechet > 3 * real.frechet
+    assert memory.also["diversity"] == pytest.approx(1, abs=0.1)
+    assert len(ground.judge.digest) == 12
+    assert ground.judge.digest == Judge(image.vectors, splits.train).digest != Judge(image.vectors, splits.test).digest
+    with pytest.raises(UsageError, match="did you mean 'kernel'"):
+        measures.check_names(image, ["kernle"])
 
 
 def test_rows_are_summed_up_over_seeds() -> None:

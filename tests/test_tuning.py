@@ -6,7 +6,7 @@ import re
 import torch
 
 from cm_multimodal.errors import UsageError
-from cm_multimodal.evaluation.runner import Reference
+from cm_multimodal.evaluation.reference import Reference
 from cm_multimodal.evaluation.tuning import tune
 from cm_multimodal.generation.sampling import collect, make_plan
 from cm_multimodal.modality import Dataset, Splits
@@ -17,7 +17,7 @@ from test_generation import WHOLE
 
 RAW = torch.randint(0, 256, (40, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 SPLITS = Splits(Dataset(RAW[:30]), Dataset(RAW[30:]))
-GROUND = Reference(SPLITS, WHOLE.modality.features(RAW[30:], {}), {"seeds": [0, 1]}, 8, {})
+GROUND = Reference(WHOLE.modality, SPLITS, {"seeds": [0, 1]}, 8, {})
 
 
 def quiet(line: str) -> None:

@@ -9,14 +9,16 @@ from typing import Any
 
 from ..errors import DataError, UsageError
 from ..evaluation.protocol import Protocol
-from ..evaluation.report import table, write_report
-from ..evaluation.runner import EULER, Reference, evaluate, real_row, reference, roads
+from ..evaluation.reference import Reference, reference
+from ..evaluation.report import tables, write_report
+from ..evaluation.runner import EULER, baselines, evaluate, real_row, roads
 from ..model import Model
 from ..training.records import read_config
 from ..values import fits
 from .source import folder_of, load
 
 WIDTH = 100
+PROTOCOL = ("n", "seeds", "features", "also", "baselines")  # what a verb may set of the `evaluation` group
 
 
 def run(config: Mapping[str, Any]) -> None:
@@ -33,10 +35,11 @@ def run(config: Mapping[str, Any]) -> None:
     for row in evaluate(model, ground, *counts, solver, **how):
         rows.append(row)
         print(f"{row.method}, {row.steps} steps, seed {row.seed}: {row.sentence()}", flush=True)
-    rows = [real_row(model, ground), *rows]
+    rows = [real_row(ground), *(baselines(ground) if ground.settings.get("baselines") else ()), *rows]
     out = Path(config["out"]).expanduser() if config["out"] else folder / _usual(protocol)
     write_report(protocol, rows, out)
-    Console(width=max(Console().width, WIDTH)).print(table(rows, protocol))
+    for table in tables(rows, protocol):
+        Console(width=max(Console().width, WIDTH)).print(table)
     print(f"{out / 'metrics.json'}, {out / 'quality.png'}")
 
 
@@ -58,7 +61,7 @@ def _usual(protocol: Protocol) -> str:
 def ground_of(config: Mapping[str, Any], model: Model) -> tuple[Reference, Mapping[str, Any]]:
     """Returns what a verb's samples are held against, and the data settings: the run's own, unless others are given."""
     config = {**config, "seeds": None if config["seeds"] is None else whole_numbers("seeds", config)}
-    given = {key: config[key] for key in ("n", "seeds", "features") if config[key] is not None}
+    given = {key: config[key] for key in PROTOCOL if config.get(key) is not None}
     data = data_of(config)
     return reference(model.bundle, data, {**_group(config, "evaluation"), **given}), data
 

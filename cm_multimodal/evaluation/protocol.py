@@ -12,7 +12,7 @@ from typing import Any
 
 from ..bundle import Bundle
 from ..machine import describe_machine
-from .runner import Reference
+from .reference import Reference
 
 CODE = ("*.py", "*.yaml", ":!tests", ":!benchmarks")  # of git
 
@@ -29,6 +29,7 @@ class Protocol:
         feature_dimensions: Their number; a Fréchet distance of fewer samples than dimensions is biased.
         k: Neighbours of precision and recall.
         classifier: What the accuracy score fits.
+        judge: The checksum of the one that is fitted to the real training split; empty where none was needed.
         data: The data set.
         objective: The objective of the model.
         samples_seen: The training samples the model saw.
@@ -49,6 +50,7 @@ class Protocol:
     feature_dimensions: int
     k: int
     classifier: str
+    judge: str
     data: Mapping[str, Any]
     objective: str
     samples_seen: int
@@ -75,6 +77,7 @@ class Protocol:
             feature_dimensions=ground.features.shape[1],
             k=ground.settings.get("k", 5),
             classifier=bundle.modality.classifier,
+            judge=ground.judge.digest if ground.own or "recognition" in (ground.settings.get("also") or ()) else "",
             data={key: value for key, value in data.items() if value is not None and key != "root"},
             objective=bundle.card.objective,
             samples_seen=bundle.card.samples_seen,

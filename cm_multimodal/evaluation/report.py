@@ -1,12 +1,12 @@
 r"""Tables, plots and files of an evaluation."""
 
-__all__ = ["Summary", "summaries", "table", "write_report"]
+__all__ = ["Summary", "summaries", "tables", "write_report"]
 
 import dataclasses
 import json
 import statistics
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from matplotlib.figure import Figure
 from pathlib import Path
@@ -39,8 +39,15 @@ def summaries(rows: Sequence[Row]) -> list[Summary]:
     return [Summary(*key, *_moments(group)) for key, group in groups.items()]
 
 
-def table(rows: Sequence[Row], protocol: Protocol) -> Table:
-    """Returns the table that a terminal shows."""
+def tables(rows: Sequence[Row], protocol: Protocol) -> list[Table]:
+    """Returns the tables that a terminal shows: the usual scores, and those of `evaluation.also`."""
+    title = f"{protocol.objective}, {protocol.samples_seen:,} samples seen"
+    usual = _table(rows, SCORES, Table(title=title, caption=_caption(protocol)))
+    also = {name: name for name in rows[0].also}
+    return [usual, _table(rows, also, Table())] if also else [usual]
+
+
+def _caption(protocol: Protocol) -> str:
     caption = (
         f"{protocol.n} samples, seeds {list(protocol.seeds)}, mean ± half the range; reference: {protocol.reference}; "
         f"features: {protocol.features}; k = {protocol.k}; classifier: {protocol.classifier}"
@@ -52,14 +59,17 @@ def table(rows: Sequence[Row], protocol: Protocol) -> Table:
         caption += f"; diagonal by {', '.join(str(value) for value in protocol.solver.values())}"
     if protocol.grid is not None:
         caption += f"; grid {protocol.grid if isinstance(protocol.grid, str) else list(protocol.grid)}"
-    caption = "\n".join([caption, *protocol.warnings()])
-    shown = Table(title=f"{protocol.objective}, {protocol.samples_seen:,} samples seen", caption=caption)
-    for name in ("method", "steps", "calls", *SCORES.values()):
+    if protocol.judge:
+        caption += f"; judge {protocol.judge}, fitted to the training split"
+    return "\n".join([caption, *protocol.warnings()])
+
+
+def _table(rows: Sequence[Row], names: Mapping[str, str], shown: Table) -> Table:
+    for name in ("method", "steps", "calls", *names.values()):
         shown.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     for summary in summaries(rows):
-        scores = [_cell(summary, name) for name in SCORES]
-        real = summary.method == "real"
-        shown.add_row(summary.method, "" if real else str(summary.steps), "" if real else str(summary.calls), *scores)
+        numbers = [str(number) if summary.steps else "" for number in (summary.steps, summary.calls)]
+        shown.add_row(summary.method, *numbers, *(_cell(summary, name) for name in names))
     return shown
 
 
@@ -78,12 +88,13 @@ def _plot(rows: Sequence[Row]) -> Figure:
         axes = figure.add_subplot(1, len(names), index + 1, xscale="log", xlabel="network calls", ylabel=SCORES[name])
         for method in dict.fromkeys(row.method for row in rows):
             chosen = [s for s in summaries(rows) if s.method == method]
-            if method == "real":
-                axes.axhline(chosen[0].means[name], color="grey", linestyle=":", label="real")
+            if not chosen[0].steps:
+                style = "-" if method == "real" else ":"
+                axes.axhline(chosen[0].means[name], color="grey", linestyle=style, label=method)
                 continue
             values, spreads = ([getattr(s, part)[name] for s in chosen] for part in ("means", "spreads"))
             axes.errorbar([s.calls for s in chosen], values, spreads, marker="o", capsize=3, label=method)
-        calls = sorted({row.calls for row in rows if row.method != "real"})
+        calls = sorted({row.calls for row in rows if row.steps})
         axes.set_xticks(calls, [str(count) for count in calls])
         axes.minorticks_off()
         axes.legend()
@@ -93,6 +104,7 @@ def _plot(rows: Sequence[Row]) -> Figure:
 
 def _moments(rows: Sequence[Row]) -> tuple[dict[str, float], dict[str, float]]:
     values = {name: [getattr(row, name) for row in rows] for name in SCORES if getattr(rows[0], name) is not None}
+    values |= {name: [row.also[name] for row in rows] for name in rows[0].also}
     means = {name: statistics.fmean(each) for name, each in values.items()}
     return means, {name: (max(each) - min(each)) / 2 for name, each in values.items()}
 
@@ -100,6 +112,6 @@ def _moments(rows: Sequence[Row]) -> tuple[dict[str, float], dict[str, float]]:
 def _cell(summary: Summary, name: str) -> str:
     if name not in summary.means:
         return "-"
-    mean, digits = summary.means[name], DIGITS[name]
-    spread = "" if summary.method == "real" else f" ± {summary.spreads[name]:.{digits}f}"
+    mean, digits = summary.means[name], DIGITS.get(name, 3)
+    spread = "" if not summary.steps else f" ± {summary.spreads[name]:.{digits}f}"
     return f"{mean:.{digits}f}{spread}"

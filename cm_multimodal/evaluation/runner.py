@@ -1,43 +1,26 @@
-r"""Scores of a model, row by row: steps, calls, seed, and what the samples are worth."""
+r"""Scoring a model's samples: for each number of steps, and each seed, what they are worth."""
 
-__all__ = ["Reference", "Row", "evaluate", "real_row", "reference", "roads", "score"]
+__all__ = ["Row", "baselines", "evaluate", "real_row", "roads", "score"]
 
 import torch
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from torch import Tensor
 from typing import Any
 
-from ..bundle import Bundle
-from ..errors import DataError, UsageError
+from ..errors import UsageError
 from ..generation.sampling import make_plan
-from ..modality import Dataset, Splits
+from ..judge import Judge
+from ..modality import Dataset
 from ..model import Model
+from ..random import Draws
 from .frechet import frechet_distance
+from .measures import check_names, measure
 from .neighbours import precision_recall
+from .reference import Reference
 
-MOST = 1400
 EULER: Mapping[str, Any] = {"name": "euler"}
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What samples are held against.
-
-    Arguments:
-        splits: Training and test samples.
-        features: The test samples' features, with shape (M, D).
-        settings: The `evaluation` group.
-        n: The number of samples to generate.
-        config: Settings of the features: the group, and where data lies.
-    """
-
-    splits: Splits
-    features: Tensor
-    settings: Mapping[str, Any]
-    n: int
-    config: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -52,32 +35,13 @@ class Row:
     precision: float
     recall: float
     accuracy: float | None
+    also: Mapping[str, float] = field(default_factory=dict)
 
     def sentence(self) -> str:
         """Returns the scores in words."""
         score = "" if self.accuracy is None else f"accuracy score {self.accuracy:.4f}, "
-        return f"{score}Fréchet {self.frechet:.3f}, precision {self.precision:.3f}, recall {self.recall:.3f}"
-
-
-def reference(bundle: Bundle, data: Mapping[str, Any], settings: Mapping[str, Any]) -> Reference:
-    """Reads the reference data of a protocol.
-
-    Raises:
-        UsageError: The data are not those that the model was trained on, by shape or classes.
-    """
-    if not data:
-        raise UsageError("Say what to compare a bundle with: data.name=digits, or evaluate a run with run=.")
-    splits = bundle.modality.dataset(data)
-    spec = type(bundle.modality).describe(splits.train, data)
-    if (spec.shape, spec.classes) != (bundle.card.spec.shape, bundle.card.spec.classes):
-        raise UsageError(
-            f"The data have shape {spec.shape} and {len(spec.classes)} classes; the model was trained on others."
-        )
-    if len(splits.test) == 0:
-        raise DataError("There is no test set to score against; set data.test_fraction=0.1.")
-    config = {**settings, "root": data.get("root")}
-    n = min(len(splits.train), MOST) if settings.get("n") is None else settings["n"]
-    return Reference(splits, bundle.modality.features(splits.test.raw, config), settings, n, config)
+        also = "".join(f", {name} {value:.3f}" for name, value in self.also.items())
+        return f"{score}Fréchet {self.frechet:.3f}, precision {self.precision:.3f}, recall {self.recall:.3f}{also}"
 
 
 def evaluate(
@@ -106,7 +70,7 @@ def evaluate(
         for seed in ground.settings.get("seeds", (0,)):
             samples = model.sample(ground.n, count, seed, solver=road, **how)
             generated = Dataset(samples.raw, samples.label if model.bundle.card.spec.classes else None)
-            yield score(model.bundle, ground, generated, method, count, samples.calls, seed)
+            yield score(ground, generated, method, count, samples.calls, seed)
 
 
 def roads(
@@ -128,23 +92,50 @@ def roads(
     wanted = [(None if has_map else solver, count) for count in steps] + [(solver, count) for count in diagonal]
     for road, count in wanted:
         make_plan(model.bundle, ground.n, count, solver=road, **how)
+    check_names(ground.modality, ground.settings.get("also") or ())
     return wanted
 
 
-def real_row(model: Model, ground: Reference) -> Row:
-    """Returns the row of the real training samples: what a generator as good as more data would reach."""
-    train = ground.splits.train
-    pick = torch.linspace(0, len(train) - 1, min(len(train), ground.n)).long()
-    real = Dataset(train.raw[pick], None if train.label is None else train.label[pick])
-    return score(model.bundle, ground, real, "real", 0, 0, 0)
+def real_row(ground: Reference) -> Row:
+    """Returns the row of real samples: what a generator as good as more data would reach.
+
+    They are training samples; what they are recognised and memorised by is that of the test samples.
+    """
+    return score(ground, ground.some(), "real", 0, 0, 0, ground.splits.test)
 
 
-def score(bundle: Bundle, ground: Reference, samples: Dataset, method: str, steps: int, calls: int, seed: int) -> Row:
-    """Returns the row of some samples."""
-    features = bundle.modality.features(samples.raw, ground.config)
+def baselines(ground: Reference) -> list[Row]:
+    """Returns the rows of two that have learned nothing: each class's mean with its noise, and training samples again."""
+    some = ground.some()
+    pick = torch.randint(len(some), (len(some),), generator=torch.Generator().manual_seed(0))
+    again = Dataset(some.raw[pick], None if some.label is None else some.label[pick])
+    means = Dataset(_around_means(ground, some), some.label)
+    return [score(ground, part, name, 0, 0, 0) for name, part in (("mean", means), ("memory", again))]
+
+
+def _around_means(ground: Reference, some: Dataset) -> Tensor:
+    """Returns raw samples of normal numbers with the mean and the deviation of each element in each class."""
+    x = ground.modality.encode(some.raw)
+    label = torch.zeros(len(x)) if some.label is None else some.label
+    out = Draws(0, torch.arange(len(x))).noise("baseline", tuple(x.shape[1:]), x.dtype)
+    for value in label.unique():
+        rows = label == value
+        out[rows] = x[rows].mean(dim=0) + x[rows].std(dim=0, correction=0) * out[rows]
+    return ground.modality.decode(out)
+
+
+def score(
+    ground: Reference, samples: Dataset, method: str, steps: int, calls: int, seed: int, held: Dataset | None = None
+) -> Row:
+    """Returns the row of some samples; of `held`, if given, recognition and memorisation."""
+    features = ground.features_of(samples.raw)
     shares = precision_recall(ground.features, features, ground.settings.get("k", 5))
     accuracy = None
     if samples.label is not None and ground.settings.get("accuracy", True):
-        accuracy = bundle.modality.accuracy(samples, ground.splits.test, ground.config)
+        accuracy = Judge(ground.modality.vectors, samples).accuracy(ground.splits.test)
+    also = {}
+    for name in ground.settings.get("also") or ():
+        part = held if held is not None and name in ("recognition", "memorised") else samples
+        also[name] = measure(ground, name, part, features if part is samples else ground.features)
     distance = frechet_distance(features, ground.features)
-    return Row(method, steps, calls, seed, distance, shares.precision, shares.recall, accuracy)
+    return Row(method, steps, calls, seed, distance, shares.precision, shares.recall, accuracy, also)

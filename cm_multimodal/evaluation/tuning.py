@@ -70,13 +70,13 @@ def tune(
     plan = make_plan(model.bundle, ground.n, steps, **how)
     usual = grid_ratios(plan.grid, steps, model.bundle.flow_map.path)[:-1]
     seeds = tuple(ground.settings.get("seeds", (0,)))
-    train = model.bundle.modality.features(_some(ground), ground.config)
+    train = ground.features_of(ground.some().raw)
     best: dict[tuple[float, ...], float] = {}
 
     def score(grid: tuple[float, ...], seed: int, real: torch.Tensor) -> float:
         signals.check()
         raw = model.sample(ground.n, steps, seed, grid=grid, **how).raw
-        return frechet_distance(model.bundle.modality.features(raw, ground.config), real)
+        return frechet_distance(ground.features_of(raw), real)
 
     def attempt(gaps: Any) -> float:
         grid = _grid(float(usual[0]), [float(gap) for gap in gaps])
@@ -100,11 +100,6 @@ def tune(
         for name, grid in (("usual", first), ("tuned", found))
     }
     return Tuned(found, first, scores, len(best))
-
-
-def _some(ground: Reference) -> torch.Tensor:
-    train = ground.splits.train.raw
-    return train[torch.linspace(0, len(train) - 1, min(len(train), ground.n)).long()]
 
 
 def _grid(first: float, gaps: list[float]) -> tuple[float, ...]:

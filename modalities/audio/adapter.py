@@ -24,6 +24,7 @@ class AudioModality(Modality):
 
     name = "audio"
     classifier = "support vectors (C = 10) on log-mel spectrograms"
+    measures = ("level", "active")
 
     def __init__(self, spec: TensorSpec) -> None:
         super().__init__(spec)
@@ -83,5 +84,8 @@ class AudioModality(Modality):
     def features(self, raw: Tensor, config: Mapping[str, Any]) -> Tensor:
         return metrics.features(raw, self.rate, config)
 
-    def accuracy(self, train: Dataset, test: Dataset, config: Mapping[str, Any]) -> float:
-        return metrics.accuracy(train, test, self.rate)
+    def vectors(self, raw: Tensor) -> Any:
+        return metrics.vectors(raw, self.rate)
+
+    def measure(self, name: str, raw: Tensor, real: Tensor) -> float:
+        return metrics.level(raw, real) if name == "level" else metrics.active(raw, real, self.rate)

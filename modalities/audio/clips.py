@@ -6,7 +6,7 @@ loudest part is taken where it is too long; where it is too short, it is placed 
 means anything.
 """
 
-__all__ = ["LEVEL", "Silent", "cut_clips", "fit_clip", "to_int16", "to_wave"]
+__all__ = ["FRAME", "LEVEL", "QUIET", "Silent", "cut_clips", "fit_clip", "to_int16", "to_wave"]
 
 import torch
 

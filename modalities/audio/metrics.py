@@ -1,4 +1,4 @@
-r"""Features for distances between sets of clips, and the classifier behind the accuracy score.
+r"""Features for distances between sets of clips, and what the classifier of the accuracy score sees.
 
 Both see log-mel spectrograms of their own, whatever the model's representation, of clips that are turned so that half of
 their energy lies before the middle, down to 43 dB below their loudest place: where a clip lies in its silence, and what
@@ -7,19 +7,17 @@ is spread over a clip: the mean, the deviation and the mean change from frame to
 distance on them is nobody's "FAD".
 """
 
-__all__ = ["accuracy", "centred", "features", "log_mel"]
+__all__ = ["active", "centred", "features", "level", "log_mel", "vectors"]
 
 import numpy as np
 import torch
 
 from cm_multimodal.errors import UsageError, nearest
-from cm_multimodal.modality import Dataset
 from collections.abc import Mapping
-from sklearn.svm import SVC
 from torch import Tensor
 from typing import Any
 
-from .clips import to_wave
+from .clips import FRAME, QUIET, to_wave
 from .representations import LogMel
 
 EXTRACTORS = ("bands",)
@@ -58,16 +56,24 @@ def features(raw: Tensor, rate: int, config: Mapping[str, Any]) -> Tensor:
     return torch.cat([mel.mean(dim=2), mel.std(dim=2), mel.diff(dim=2).abs().mean(dim=2)], dim=1)
 
 
-def accuracy(train: Dataset, test: Dataset, rate: int) -> float:
-    """Returns the accuracy on `test` of a support-vector classifier (C = 10) fitted to `train`."""
-    if train.label is None or test.label is None:
-        raise UsageError("The accuracy score needs classes, and this data set has none.")
-    judge = SVC(C=10).fit(_flat(train, rate), train.label.numpy())
-    return float(judge.score(_flat(test, rate), test.label.numpy()))
+def vectors(raw: Tensor, rate: int) -> np.ndarray:
+    """Returns what can be heard of clips, with shape (N, 1024)."""
+    return _heard(raw, rate).flatten(1).numpy()
 
 
-def _flat(part: Dataset, rate: int) -> np.ndarray:
-    return _heard(part.raw, rate).flatten(1).numpy()
+def level(raw: Tensor, real: Tensor) -> float:
+    """Returns the mean level (root mean square) of clips as a share of that of real ones."""
+    sizes = [to_wave(part).square().mean(dim=1).sqrt().mean().item() for part in (raw, real)]
+    return sizes[0] / max(sizes[1], 1e-9)
+
+
+def active(raw: Tensor, real: Tensor, rate: int) -> float:
+    """Returns the share of frames that can be heard, at most 40 dB below a clip's loudest one, beside that of real clips."""
+    shares = []
+    for part in (raw, real):
+        frames = to_wave(part).unfold(1, frame := max(round(FRAME * rate), 1), frame).square().mean(dim=2).sqrt()
+        shares.append((frames > QUIET * frames.amax(dim=1, keepdim=True).clamp_min(1e-9)).double().mean().item())
+    return shares[0] / max(shares[1], 1e-9)
 
 
 def _heard(raw: Tensor, rate: int) -> Tensor:

@@ -54,8 +54,8 @@ class ImageModality(Modality):
     def features(self, raw: Tensor, config: Mapping[str, Any]) -> Tensor:
         return metrics.features(raw, config)
 
-    def accuracy(self, train: Dataset, test: Dataset, config: Mapping[str, Any]) -> float:
-        return metrics.accuracy(train, test)
+    def vectors(self, raw: Tensor) -> Any:
+        return metrics.vectors(raw)
 
     def measurement(self, how: str, options: Mapping[str, Any]) -> Measurement:
         if how not in self.edits:

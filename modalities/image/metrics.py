@@ -1,16 +1,14 @@
-r"""Features for distances between sets of pictures, and the classifier behind the accuracy score."""
+r"""Features for distances between sets of pictures, and what a classifier sees of them."""
 
-__all__ = ["accuracy", "features"]
+__all__ = ["features", "vectors"]
 
 import functools
 import numpy as np
 import torch
 
 from cm_multimodal.errors import DataError, UsageError, nearest
-from cm_multimodal.modality import Dataset
 from collections.abc import Mapping
 from pathlib import Path
-from sklearn.svm import SVC
 from torch import Tensor
 from torch.nn import functional as F
 from typing import Any
@@ -36,20 +34,9 @@ def features(raw: Tensor, config: Mapping[str, Any]) -> Tensor:
     return raw.flatten(1).double() / 127.5 if name == "pixels" else _resnet20_features(raw, config)
 
 
-def accuracy(train: Dataset, test: Dataset) -> float:
-    """Returns the accuracy on `test` of a support-vector classifier (C = 10) fitted to the pixels, in [0, 1], of `train`."""
-    fitted = SVC(C=10).fit(_pixels(train), _labels(train))
-    return float(fitted.score(_pixels(test), _labels(test)))
-
-
-def _pixels(part: Dataset) -> np.ndarray:
-    return part.raw.flatten(1).numpy() / 255.0
-
-
-def _labels(part: Dataset) -> np.ndarray:
-    if part.label is None:
-        raise UsageError("The accuracy score needs classes, and this data set has none.")
-    return part.label.numpy()
+def vectors(raw: Tensor) -> np.ndarray:
+    """Returns the pixels, in [0, 1], with shape (N, C * H * W)."""
+    return raw.flatten(1).numpy() / 255.0
 
 
 @torch.no_grad()

@@ -9,8 +9,10 @@ import soundfile
 import torch
 
 from cm_multimodal.errors import DataError, UsageError
+from cm_multimodal.judge import Judge
 from cm_multimodal.training.saved import load as load_bundle
 from collections.abc import Callable
+from functools import partial
 from modalities.audio import metrics, preview
 from modalities.audio.adapter import AudioModality
 from modalities.audio.clips import LEVEL, Silent, fit_clip, to_int16
@@ -106,7 +108,8 @@ def test_spoken_digits_are_split_by_takes() -> None:
     assert torch.bincount(splits.test.label).tolist() == [30] * 10
     begins = [int(clip.nonzero()[0]) for clip in splits.train.raw[:200]]
     assert np.std(begins) > 500
-    assert metrics.accuracy(splits.train, splits.test, RATE) > 0.99
+    judge = Judge(partial(metrics.vectors, rate=RATE), splits.train)
+    assert judge.accuracy(splits.test) > 0.99
 
 
 @pytest.mark.parametrize(

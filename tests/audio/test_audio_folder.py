@@ -139,7 +139,7 @@ def test_nothing_usable_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none of 9 recordings can be learned from. '.*': "):
         read(tmp_path / "bad", test_fraction=0.0)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no sound: looked for .wav"):
+    with pytest.raises(DataError, match=r"holds no sound: looked for \.wav"):
         read(tmp_path / "empty")
 
 

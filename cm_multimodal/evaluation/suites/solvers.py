@@ -45,7 +45,8 @@ from ...training.records import read_config
 from ...training.saved import weights_checksum
 from ...training.settings import read_settings
 from ..benchmark import Case, Compose, Row, Suite
-from ..runner import reference, score
+from ..reference import reference
+from ..runner import score
 from .base import grouped, known_objectives, markdown
 from .ground_truth import fit, mixture, perceptron_map, sliced_wasserstein
 
@@ -265,7 +266,7 @@ class Trained(Field):
         ids = torch.arange(self.ground.n, device=self.device)
         raw, label = self.bundle.modality.decode(self.draw(way, ids)).cpu(), self.cond(ids).label
         samples = Dataset(raw, None if label is None else label.cpu())
-        found = score(self.bundle, self.ground, samples, "", way.steps, 0, self.settings.seed)
+        found = score(self.ground, samples, "", way.steps, 0, self.settings.seed)
         return {"accuracy": found.accuracy, "frechet": found.frechet}
 
 

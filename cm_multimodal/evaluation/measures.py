@@ -1,0 +1,109 @@
+r"""Measures of generated samples beside those that every table has; `evaluation.also` names the ones that are wanted.
+
+    recognition  the share whose class the judge names, which is fitted to the real training split
+    kernel       the squared maximum mean discrepancy to the test samples' features, by the cubic kernel, without bias
+    diversity    the mean distance of two samples of one class in features, as a share of that of the test samples
+    memorised    the share that lies nearer to a training sample than half of what is usual for a test sample, by what the
+                 judge sees of them
+
+A modality may have more of its own. A collapsed generator shows in `diversity`, one that repeats what it was shown in
+`memorised`, and both may have perfect accuracy.
+
+References:
+    | Demystifying MMD GANs (Bińkowski et al., 2018): the kernel distance
+"""
+
+__all__ = ["MEASURES", "check_names", "diversity", "kernel_distance", "measure", "memorised"]
+
+import torch
+
+from collections.abc import Callable, Iterable
+from torch import Tensor
+from torchmetrics.image.kid import poly_mmd
+
+from ..errors import UsageError, nearest
+from ..modality import Dataset, Modality
+from .reference import Reference
+
+NEAR = 0.5
+CHUNK = 1024
+
+
+def kernel_distance(a: Tensor, b: Tensor) -> float:
+    """Returns the unbiased squared distance of two sets of features, with shapes (N, D) and (M, D); it may be negative."""
+    return float(poly_mmd(*_same_size(a.double(), b.double())))
+
+
+def _same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    n = min(len(a), len(b))
+    return tuple(part[torch.linspace(0, len(part) - 1, n).long()] for part in (a, b))  # type: ignore[return-value]
+
+
+def diversity(features: Tensor, label: Tensor | None) -> float:
+    """Returns the mean distance between two samples of one class, the mean over the classes that have two.
+
+    Arguments:
+        features: With shape (N, D).
+        label: The classes, with shape (N,); none: all are of one.
+    """
+    label = torch.zeros(len(features)) if label is None else label
+    classes = [features[label == value] for value in label.unique()]
+    return float(torch.stack([torch.pdist(part.double()).mean() for part in classes if len(part) > 1]).mean())
+
+
+def memorised(x: Tensor, train: Tensor, test: Tensor) -> float:
+    """Returns the share of vectors, with shape (N, D), that lie nearer to one of `train` than half the median of `test`."""
+    return float((_nearest(x, train) < NEAR * _nearest(test, train).median()).double().mean())
+
+
+def _nearest(points: Tensor, others: Tensor) -> Tensor:
+    return torch.cat([torch.cdist(part, others).amin(dim=1) for part in points.split(CHUNK)])
+
+
+def _recognition(ground: Reference, samples: Dataset, features: Tensor) -> float:
+    return ground.judge.accuracy(samples)
+
+
+def _kernel(ground: Reference, samples: Dataset, features: Tensor) -> float:
+    return kernel_distance(features, ground.features)
+
+
+def _diversity(ground: Reference, samples: Dataset, features: Tensor) -> float:
+    real = diversity(ground.features, ground.splits.test.label if samples.label is not None else None)
+    return diversity(features, samples.label) / real
+
+
+def _memorised(ground: Reference, samples: Dataset, features: Tensor) -> float:
+    train, test, here = (ground.vectors_of(part) for part in (ground.splits.train, ground.splits.test, samples))
+    return memorised(here, train, test)
+
+
+MEASURES: dict[str, Callable[[Reference, Dataset, Tensor], float]] = {
+    "recognition": _recognition, "kernel": _kernel, "diversity": _diversity, "memorised": _memorised,
+}  # fmt: skip
+
+
+def check_names(modality: Modality, names: Iterable[str]) -> None:
+    """Says which measure does not exist.
+
+    Raises:
+        UsageError: One of the names is none.
+    """
+    known = [*MEASURES, *modality.measures]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"There is no measure '{name}' for evaluation.also; {nearest(str(name), known)}")
+
+
+def measure(ground: Reference, name: str, samples: Dataset, features: Tensor) -> float:
+    """Returns a measure of samples, by its name.
+
+    Arguments:
+        ground: What they are held against.
+        name: The measure.
+        samples: The samples.
+        features: Their features, with shape (N, D).
+    """
+    if name in MEASURES:
+        return MEASURES[name](ground, samples, features)
+    return ground.modality.measure(name, samples.raw, ground.splits.test.raw)

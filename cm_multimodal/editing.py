@@ -7,7 +7,8 @@ from fresh noise, alternate with it,
 .. math:: x \leftarrow P(\Psi_{s \to 0}(\alpha_s x + \sigma_s \varepsilon)), \qquad s = s_0 > s_1 > \dots,
 
 from \(x = M^+ M y\) on. It needs the edge of the triangle and no training of its own. What is drawn tends to fit what is
-known as steps are added; it is no exact sample of the rest given the known part.
+known as steps are added; it is no exact sample of the rest given the known part. A network that was told parts of samples
+in training (`Conditions.known`) is told this one too: its jumps then are those of the samples that have this part.
 
 References:
     | Consistency Models (Song et al., 2023), algorithm 4 and appendix D
@@ -34,15 +35,17 @@ class Measurement:
     Arguments:
         measure: Maps samples, with shape (B, *), to what is known of them.
         back: Maps that to samples that measure the same.
+        where: Where whole values are known, ones or zeros that broadcast to a sample; absent if it measures otherwise.
     """
 
     measure: Callable[[Tensor], Tensor]
     back: Callable[[Tensor], Tensor]
+    where: Tensor | None = None
 
 
 def masked(mask: Tensor) -> Measurement:
     """Returns the measurement of what lies under a mask, ones or zeros that broadcast to a sample."""
-    return Measurement(lambda x: x * mask.to(x), lambda x: x)
+    return Measurement(lambda x: x * mask.to(x), lambda x: x, mask)
 
 
 @dataclass(frozen=True)

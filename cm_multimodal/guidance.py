@@ -121,10 +121,13 @@ class Guided(Source):
         active = Guidance(self.scale, self.low, self.high).active(flow_map.path.noise_ratio(noisy.s))
         if self.scale == 1 or noisy.cond.label is None or not active.any():
             return plain
-        own = flow_map.velocity(noisy.x_s, noisy.s, noisy.cond)
-        none = flow_map.velocity(noisy.x_s, noisy.s, _without_label(noisy.cond))
-        omega = self.scale * (1 - self.mix)
-        return where_rows(active, omega * plain + self.mix * own + (1 - omega - self.mix) * none, plain)
+        rows = active.nonzero()[:, 0]
+        some, omega = noisy.take(rows), self.scale * (1 - self.mix)
+        none = flow_map.velocity(some.x_s, some.s, _without_label(some.cond))
+        guided = omega * plain[rows] + (1 - omega - self.mix) * none
+        if self.mix:
+            guided = guided + self.mix * flow_map.velocity(some.x_s, some.s, some.cond)
+        return plain.index_put((rows,), guided.to(plain.dtype))
 
     def step(self, flow_map: SolutionMap, noisy: NoisySample, t: Tensor) -> Tensor:
         raise UsageError(

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
 from typing import Any
 
 from .editing import Measurement
@@ -158,8 +159,15 @@ class Modality(ABC):
     def vectors(self, raw: Tensor) -> Any:
         """Returns what a classifier sees of raw samples: a numpy array with shape (N, D)."""
 
-    def measure(self, name: str, raw: Tensor, real: Tensor) -> float:
-        """Returns one of `measures` of raw samples, beside real ones."""
+    def duration(self) -> float | None:
+        """Returns how many seconds a sample lasts; none where samples have no time."""
+        return None
+
+    def board(self, rows: Mapping[str, Tensor], writer: SummaryWriter, samples: int) -> None:  # noqa: B027 (it may show none)
+        """Shows the rows of a preview in TensorBoard, at a number of samples seen."""
+
+    def measure(self, name: str, samples: Dataset, real: Dataset) -> float:
+        """Returns one of `measures` of samples, beside real ones."""
         raise ValueError(f"the modality '{self.name}' has no measure '{name}'")
 
     def sample_mask(self, draws: Draws) -> Tensor:
@@ -178,6 +186,10 @@ class Modality(ABC):
         """
         kinds = f"it is one of: {', '.join(self.edits)}." if self.edits else "its samples cannot be completed."
         raise UsageError(f"how={how} is not known to the modality '{self.name}'; {kinds}")
+
+    def shown(self, draws: Draws) -> Tensor:
+        """Returns what a network is told of training samples (`net.known`): ones and zeros, with shape (B, 1, *)."""
+        raise UsageError(f"net.known=true: the modality '{self.name}' does not complete samples.")
 
     def augment(self, x: Tensor, uniform: Tensor, config: Mapping[str, Any]) -> Tensor:
         """Returns a random variation of samples, with shape (B, *), from one uniform number each, with shape (B,)."""

@@ -35,9 +35,8 @@ from cm_multimodal.training.snapshots import write_snapshots
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from modalities.image.net import SIZES, build_net
+from own_files import write_pictures, write_sounds
 from pathlib import Path
-from PIL import Image
-from sklearn.datasets import load_digits
 from torch import Tensor
 from typing import Any
 
@@ -232,16 +231,6 @@ def test_the_objective_of_the_readme_holds_at_the_truth(path_name: str) -> None:
     assert wrong.per_sample.max() > 1e-4
 
 
-def write_pictures(folder: Path, count: int = 300) -> None:
-    """The reader's own folder: real digits as small PNG files, a sub-folder a class, one of them cut short."""
-    digits = load_digits()
-    for index, (pixels, label) in enumerate(zip(digits.images[:count], digits.target[:count], strict=True)):
-        file = folder / str(label) / f"{index}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.round(pixels * (255 / 16)).astype(np.uint8)).save(file)
-    file.write_bytes(file.read_bytes()[:-20])
-
-
 def fresh_run(words: list[str]) -> None:
     """Leaves a run as `cmm train` would, but with the weights it begins with."""
     config = compose("train", [*words, *SMALL["train"]])
@@ -280,6 +269,7 @@ def test_the_readme_runs_on_models_that_have_learned_nothing(
     """All commands and examples in their order, and what they leave lies where the README says."""
     monkeypatch.chdir(tmp_path)
     write_pictures(Path("my/pictures"))
+    write_sounds(Path("my/sounds"))
     for block in BLOCKS:
         for words in program(block):
             run_small(words, extended)
@@ -388,6 +378,7 @@ def test_the_readme_runs(tmp_path: Path) -> None:
     """Every command and example, for real, in the README's order, in a copy of the tree."""
     root = copy_of_the_tree(tmp_path / "copy")
     write_pictures(root / "my" / "pictures")
+    write_sounds(root / "my" / "sounds")
     env = {**os.environ, "PYTHONPATH": str(root), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     for block in BLOCKS:
         if block.file:

@@ -3,6 +3,7 @@ r"""cmm sample: draws samples from a run or a bundle."""
 __all__ = ["run"]
 
 import numpy as np
+import time
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,11 +26,15 @@ def run(config: Mapping[str, Any]) -> None:
         raise UsageError(f"There is no format '{config['format']}'; {nearest(str(config['format']), FORMATS)}")
     model = load(config)
     how = {key: config[key] for key in HOW}
+    begin = time.perf_counter()
     samples = model.sample(config["n"], config["steps"], config["seed"], config["label"], **how)
+    seconds, lasts = time.perf_counter() - begin, model.bundle.modality.duration()
     out = Path(config["out"]).expanduser() if config["out"] else _folder(config)
     out.mkdir(parents=True, exist_ok=True)
     written = _npz(model, samples, config["seed"], out) if config["format"] == "npz" else _files(model, samples, out)
     print(f"{config['n']} samples at {samples.calls} network calls each: {written}")
+    if lasts:
+        print(f"drawn in {seconds:.2f} s, {seconds / (config['n'] * lasts):.3f} of the time that they last")
 
 
 def _folder(config: Mapping[str, Any]) -> Path:

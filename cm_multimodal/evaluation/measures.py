@@ -5,6 +5,8 @@ r"""Measures of generated samples beside those that every table has; `evaluation
     diversity    the mean distance of two samples of one class in features, as a share of that of the test samples
     memorised    the share that lies nearer to a training sample than half of what is usual for a test sample, by what the
                  judge sees of them
+    seconds      what it took to draw a thousand samples
+    real_time    what it took to draw samples, as a share of how long they last
 
 A modality may have more of its own. A collapsed generator shows in `diversity`, one that repeats what it was shown in
 `memorised`, and both may have perfect accuracy.
@@ -13,11 +15,13 @@ References:
     | Demystifying MMD GANs (Bińkowski et al., 2018): the kernel distance
 """
 
-__all__ = ["MEASURES", "check_names", "diversity", "kernel_distance", "measure", "memorised"]
+__all__ = ["MEASURES", "Drawn", "check_names", "diversity", "kernel_distance", "measure", "memorised"]
 
+import math
 import torch
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from torch import Tensor
 from torchmetrics.image.kid import poly_mmd
 
@@ -27,6 +31,15 @@ from .reference import Reference
 
 NEAR = 0.5
 CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples, their features, with shape (N, D), and the seconds that drawing them took, where they were drawn."""
+
+    samples: Dataset
+    features: Tensor
+    seconds: float = math.nan
 
 
 def kernel_distance(a: Tensor, b: Tensor) -> float:
@@ -60,27 +73,26 @@ def _nearest(points: Tensor, others: Tensor) -> Tensor:
     return torch.cat([torch.cdist(part, others).amin(dim=1) for part in points.split(CHUNK)])
 
 
-def _recognition(ground: Reference, samples: Dataset, features: Tensor) -> float:
-    return ground.judge.accuracy(samples)
+def _diversity(ground: Reference, drawn: Drawn) -> float:
+    label = drawn.samples.label
+    return diversity(drawn.features, label) / diversity(
+        ground.features, None if label is None else ground.splits.test.label
+    )
 
 
-def _kernel(ground: Reference, samples: Dataset, features: Tensor) -> float:
-    return kernel_distance(features, ground.features)
-
-
-def _diversity(ground: Reference, samples: Dataset, features: Tensor) -> float:
-    real = diversity(ground.features, ground.splits.test.label if samples.label is not None else None)
-    return diversity(features, samples.label) / real
-
-
-def _memorised(ground: Reference, samples: Dataset, features: Tensor) -> float:
-    train, test, here = (ground.vectors_of(part) for part in (ground.splits.train, ground.splits.test, samples))
+def _memorised(ground: Reference, drawn: Drawn) -> float:
+    train, test, here = (ground.vectors_of(part) for part in (ground.splits.train, ground.splits.test, drawn.samples))
     return memorised(here, train, test)
 
 
-MEASURES: dict[str, Callable[[Reference, Dataset, Tensor], float]] = {
-    "recognition": _recognition, "kernel": _kernel, "diversity": _diversity, "memorised": _memorised,
-}  # fmt: skip
+MEASURES: dict[str, Callable[[Reference, Drawn], float]] = {
+    "recognition": lambda ground, drawn: ground.judge.accuracy(drawn.samples),
+    "kernel": lambda ground, drawn: kernel_distance(drawn.features, ground.features),
+    "diversity": _diversity,
+    "memorised": _memorised,
+    "seconds": lambda ground, drawn: 1000 * drawn.seconds / len(drawn.samples),
+    "real_time": lambda ground, drawn: drawn.seconds / len(drawn.samples) / (ground.modality.duration() or math.nan),
+}
 
 
 def check_names(modality: Modality, names: Iterable[str]) -> None:
@@ -95,15 +107,8 @@ def check_names(modality: Modality, names: Iterable[str]) -> None:
             raise UsageError(f"There is no measure '{name}' for evaluation.also; {nearest(str(name), known)}")
 
 
-def measure(ground: Reference, name: str, samples: Dataset, features: Tensor) -> float:
-    """Returns a measure of samples, by its name.
-
-    Arguments:
-        ground: What they are held against.
-        name: The measure.
-        samples: The samples.
-        features: Their features, with shape (N, D).
-    """
+def measure(ground: Reference, name: str, drawn: Drawn) -> float:
+    """Returns a measure of samples, by its name; no finite number where it does not apply."""
     if name in MEASURES:
-        return MEASURES[name](ground, samples, features)
-    return ground.modality.measure(name, samples.raw, ground.splits.test.raw)
+        return MEASURES[name](ground, drawn)
+    return ground.modality.measure(name, drawn.samples, ground.splits.test)

@@ -43,7 +43,7 @@ def tables(rows: Sequence[Row], protocol: Protocol) -> list[Table]:
     """Returns the tables that a terminal shows: the usual scores, and those of `evaluation.also`."""
     title = f"{protocol.objective}, {protocol.samples_seen:,} samples seen"
     usual = _table(rows, SCORES, Table(title=title, caption=_caption(protocol)))
-    also = {name: name for name in rows[0].also}
+    also = {name: name for row in rows for name in row.also}
     return [usual, _table(rows, also, Table())] if also else [usual]
 
 

@@ -2,6 +2,8 @@ r"""Scoring a model's samples: for each number of steps, and each seed, what the
 
 __all__ = ["Row", "baselines", "evaluate", "real_row", "roads", "score"]
 
+import math
+import time
 import torch
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +18,7 @@ from ..modality import Dataset
 from ..model import Model
 from ..random import Draws
 from .frechet import frechet_distance
-from .measures import check_names, measure
+from .measures import Drawn, check_names, measure
 from .neighbours import precision_recall
 from .reference import Reference
 
@@ -68,9 +70,11 @@ def evaluate(
     for road, count in roads(model, ground, steps, diagonal, solver, **how):
         method = "map" if road is None else "diagonal"
         for seed in ground.settings.get("seeds", (0,)):
+            begin = time.perf_counter()
             samples = model.sample(ground.n, count, seed, solver=road, **how)
+            seconds = time.perf_counter() - begin
             generated = Dataset(samples.raw, samples.label if model.bundle.card.spec.classes else None)
-            yield score(ground, generated, method, count, samples.calls, seed)
+            yield score(ground, generated, method, count, samples.calls, seed, seconds=seconds)
 
 
 def roads(
@@ -125,9 +129,10 @@ def _around_means(ground: Reference, some: Dataset) -> Tensor:
 
 
 def score(
-    ground: Reference, samples: Dataset, method: str, steps: int, calls: int, seed: int, held: Dataset | None = None
-) -> Row:
-    """Returns the row of some samples; of `held`, if given, recognition and memorisation."""
+    ground: Reference, samples: Dataset, method: str, steps: int, calls: int, seed: int,
+    held: Dataset | None = None, seconds: float = math.nan,
+) -> Row:  # fmt: skip
+    """Returns the row of some samples, which took some seconds; of `held`, if given, recognition and memorisation."""
     features = ground.features_of(samples.raw)
     shares = precision_recall(ground.features, features, ground.settings.get("k", 5))
     accuracy = None
@@ -135,7 +140,10 @@ def score(
         accuracy = Judge(ground.modality.vectors, samples).accuracy(ground.splits.test)
     also = {}
     for name in ground.settings.get("also") or ():
-        part = held if held is not None and name in ("recognition", "memorised") else samples
-        also[name] = measure(ground, name, part, features if part is samples else ground.features)
+        others = held is not None and name in ("recognition", "memorised")
+        drawn = Drawn(held, ground.features) if held is not None and others else Drawn(samples, features, seconds)
+        value = measure(ground, name, drawn)
+        if math.isfinite(value):
+            also[name] = value
     distance = frechet_distance(features, ground.features)
     return Row(method, steps, calls, seed, distance, shares.precision, shares.recall, accuracy, also)

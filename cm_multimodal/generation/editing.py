@@ -2,6 +2,7 @@ r"""Editing jobs: completing what is known of real samples, and walking from one
 
 __all__ = ["Edited", "edit", "interpolate"]
 
+import dataclasses
 import torch
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .. import signals
-from ..batch import Conditions
+from ..batch import Conditions, told
 from ..bundle import Bundle
 from ..editing import Known, Measurement, between, complete
 from ..errors import UsageError
@@ -49,9 +50,10 @@ def edit(bundle: Bundle, plan: Plan, given: Dataset, measurement: Measurement, d
         rows = ids.cpu().clamp_max(plan.n - 1)
         x = modality.encode(given.raw[rows]).to(device)
         fact = Known.of(x, measurement)
-        drawn = complete(
-            flow_map, fact, x, times, _conditions(bundle, plan, given, rows, device), Draws(plan.seed, ids)
-        )
+        cond = _conditions(bundle, plan, given, rows, device)
+        if bundle.card.net.get("known") and measurement.where is not None:
+            cond = dataclasses.replace(cond, known=told(x, measurement.where.to(device)))
+        drawn = complete(flow_map, fact, x, times, cond, Draws(plan.seed, ids))
         keep = slice(0, min(chunk, plan.n - start))
         known.append(modality.decode(fact.put_into(torch.zeros_like(x)))[keep].cpu())
         done.append(modality.decode(drawn)[keep].cpu())

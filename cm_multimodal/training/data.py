@@ -9,6 +9,7 @@ __all__ = ["Drawn", "Stream", "batches", "fingerprint"]
 
 import hashlib
 import signal
+import time
 import torch
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader
 from typing import TypeVar
 
 from .. import signals
-from ..batch import Batch, Conditions
+from ..batch import Batch, Conditions, told
 from ..modality import Dataset, Modality
 from ..random import Draws, permutation
 from .settings import TrainSettings
@@ -59,6 +60,7 @@ class Stream(torch.utils.data.Dataset[Drawn]):
         world: The processes that share each batch.
         dropout: Whether batches carry the source of dropout masks.
         dtype: The number format of samples.
+        known: Whether the network is told a part of the samples.
     """
 
     def __init__(
@@ -72,9 +74,11 @@ class Stream(torch.utils.data.Dataset[Drawn]):
         world: World = World(),
         dropout: bool = False,
         dtype: torch.dtype = torch.float32,
+        known: bool = False,
     ) -> None:
         self.dataset, self.modality, self.seed, self.start, self.settings = dataset, modality, seed, start, settings
-        self.device, self.rows, self.dropout, self.dtype = device, world.rows(settings.batch), dropout, dtype
+        self.device, self.rows, self.dtype = device, world.rows(settings.batch), dtype
+        self.dropout, self.known = dropout, known
         self.raw = dataset.raw.to(device)
         self.label = None if dataset.label is None else dataset.label.to(device)
         self.mask = None if dataset.mask is None else dataset.mask.to(device)
@@ -94,7 +98,16 @@ class Stream(torch.utils.data.Dataset[Drawn]):
         x = self.modality.augment(x, draws.uniform("augment"), self.settings.augment).to(self.dtype)
         label = None if self.label is None else self._drop(self.label[where], draws)
         mask = None if self.mask is None else self.mask[where]
-        return Drawn(Batch(x, Conditions(label, mask, draws if self.dropout else None)), draws)
+        known = told(x, self.modality.shown(draws)) if self.known else None
+        return Drawn(Batch(x, Conditions(label, mask, draws if self.dropout else None, known)), draws)
+
+    def samples_per_second(self) -> float:
+        """Measures how fast batches are prepared, by this process."""
+        ids = torch.arange(self.start, self.start + self.settings.batch)[self.rows]
+        self.drawn(ids)  # the first one finds the order of an epoch
+        begin = time.perf_counter()
+        self.drawn(ids).batch.x.sum().item()  # a GPU has computed a number that is read
+        return len(ids) / (time.perf_counter() - begin)
 
     def _places(self, ids: Tensor) -> Tensor:
         """Returns where in the data set the samples of a run lie, with shape (B,)."""

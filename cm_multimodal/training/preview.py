@@ -9,6 +9,7 @@ import torch
 from collections.abc import Mapping
 from pathlib import Path
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
 from ..bundle import Bundle, Card, assemble, empty_map
 from ..generation.sampling import collect, make_plan
@@ -27,11 +28,16 @@ def preview_rows(bundle: Bundle, test: Dataset, device: torch.device, columns: i
     return rows | {"real": test.raw[_one_of_each(test, columns)]}
 
 
-def draw(card: Card, weights: Mapping[str, Tensor], test: Dataset, folder: Path, device: torch.device) -> Path:
-    """Draws the preview of averaged weights into a folder; `preview` is always the newest."""
+def draw(
+    card: Card, weights: Mapping[str, Tensor], test: Dataset, folder: Path, device: torch.device,
+    board: SummaryWriter | None = None,
+) -> Path:  # fmt: skip
+    """Draws the preview of averaged weights into a folder, and on a board; `preview` is always the newest."""
     modality = find_modality(card.modality)(card.spec)
     rows = preview_rows(assemble(card, modality, empty_map(card, modality), weights), test, device)
     file = modality.preview(rows, folder / f"preview-{card.samples_seen:012d}")
+    if board is not None:
+        modality.board(rows, board, card.samples_seen)
     shutil.copyfile(file, file.with_stem("preview"))
     return file
 

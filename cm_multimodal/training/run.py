@@ -147,14 +147,18 @@ def _fit(
     stream = Stream(
         parts.splits.train, parts.modality, config["seed"], module.seen, settings,
         torch.device("cpu") if settings.workers else device, module.world, bool(config["net"].get("dropout", 0)), dtype,
+        bool(config["net"].get("known")),
     )  # fmt: skip
     for line in parts.objective.self_check(parts.flow_map, stream.drawn(torch.arange(4)).to(device).batch):
         report(line)
+    report(
+        f"data: one process prepares {stream.samples_per_second():,.0f} samples/s (train.workers={settings.workers})"
+    )
     if settings.compile:
         module.flow_map.net.compile()
     stopper, recorder = Stopper(), Recorder(record.folder, settings.log_every) if module.world.main else None
     keeper = _keeper(module, parts, settings, record, recorder, start, stopper)
-    callbacks = [stopper, recorder, keeper, _previewer(parts, settings, device, record)]
+    callbacks = [stopper, recorder, keeper, _previewer(parts, settings, device, record, recorder)]
     try:
         _trainer(device, [each for each in callbacks if each]).fit(module, batches(stream, settings.workers))
     except RuntimeError as error:
@@ -192,9 +196,12 @@ def _keeper(
     )  # fmt: skip
 
 
-def _previewer(parts: Parts, settings: TrainSettings, device: torch.device, record: RunRecord) -> Previewer:
+def _previewer(
+    parts: Parts, settings: TrainSettings, device: torch.device, record: RunRecord, recorder: Recorder | None
+) -> Previewer:
     def look(module: TrainingModule) -> None:
-        draw(*_publish(parts.card, module), parts.splits.test, record.samples, device)
+        board = recorder.board.experiment if recorder else None
+        draw(*_publish(parts.card, module), parts.splits.test, record.samples, device, board)
         module.by_noise.plot(record.samples / "loss_by_noise.png")
 
     return Previewer(settings.preview_every, look)

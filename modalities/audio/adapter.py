@@ -4,14 +4,17 @@ __all__ = ["AudioModality"]
 
 import torch
 
+from cm_multimodal.editing import Measurement
 from cm_multimodal.errors import DataError, UsageError
 from cm_multimodal.modality import Dataset, Modality, Splits, TensorSpec
+from cm_multimodal.random import Draws
 from collections.abc import Mapping
 from pathlib import Path
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 from typing import Any
 
-from . import data, metrics, preview
+from . import data, edit, metrics, preview
 from .clips import to_int16, to_wave
 from .net import build_net
 from .representations import LEAST_RATE, MOST_RATE, LogMel, build
@@ -24,7 +27,8 @@ class AudioModality(Modality):
 
     name = "audio"
     classifier = "support vectors (C = 10) on log-mel spectrograms"
-    measures = ("level", "active")
+    measures = ("level", "active", "cents")
+    edits = edit.EDITS
 
     def __init__(self, spec: TensorSpec) -> None:
         super().__init__(spec)
@@ -84,8 +88,29 @@ class AudioModality(Modality):
     def features(self, raw: Tensor, config: Mapping[str, Any]) -> Tensor:
         return metrics.features(raw, self.rate, config)
 
+    def duration(self) -> float | None:
+        return self.representation.length / self.rate
+
+    def board(self, rows: Mapping[str, Tensor], writer: SummaryWriter, samples: int) -> None:
+        for name, raw in rows.items():
+            writer.add_audio(name, to_wave(raw[: preview.COLUMNS]).flatten()[None], samples, self.rate)
+
+    def measurement(self, how: str, options: Mapping[str, Any]) -> Measurement:
+        return (
+            edit.measurement(how, options, self.spec.shape) if how in self.edits else super().measurement(how, options)
+        )
+
+    def shown(self, draws: Draws) -> Tensor:
+        return edit.shown(draws, self.spec.shape)
+
     def vectors(self, raw: Tensor) -> Any:
         return metrics.vectors(raw, self.rate)
 
-    def measure(self, name: str, raw: Tensor, real: Tensor) -> float:
-        return metrics.level(raw, real) if name == "level" else metrics.active(raw, real, self.rate)
+    def measure(self, name: str, samples: Dataset, real: Dataset) -> float:
+        if name == "cents":
+            return metrics.cents(samples, self.spec.classes, self.rate)
+        return (
+            metrics.level(samples.raw, real.raw)
+            if name == "level"
+            else metrics.active(samples.raw, real.raw, self.rate)
+        )

@@ -36,7 +36,7 @@ def to_wave(raw: Tensor) -> Tensor:
     return raw.float() / FULL
 
 
-def fit_clip(wave: Tensor, rate: int, wanted_rate: int, length: int, place: float) -> Tensor:
+def fit_clip(wave: Tensor, rate: int, wanted_rate: int, length: int, place: float, level: bool = True) -> Tensor:
     """Returns a clip, with shape (length,), in float32.
 
     Arguments:
@@ -45,26 +45,28 @@ def fit_clip(wave: Tensor, rate: int, wanted_rate: int, length: int, place: floa
         wanted_rate: The clip's samples a second.
         length: The clip's samples.
         place: Where a short clip lies among silence: from 0, at the begin, to 1, at the end.
+        level: Whether it is brought to one level; else it is as loud as it was recorded.
 
     Raises:
         Silent: No sample differs from zero.
         ValueError: It is empty, holds numbers that are none, or too little sound.
     """
-    return _placed(_sound(wave, rate, wanted_rate), length, place)
+    return _placed(_sound(wave, rate, wanted_rate), length, place, level)
 
 
-def cut_clips(wave: Tensor, rate: int, wanted_rate: int, length: int, place: float) -> list[Tensor]:
+def cut_clips(wave: Tensor, rate: int, wanted_rate: int, length: int, place: float, level: bool = True) -> list[Tensor]:
     """Returns the clips of a recording, each with shape (length,), in float32.
 
     A recording of at most two clips' length is one clip (`fit_clip`, which has the arguments and the errors). A longer one
-    is cut into clips, each of the same level, and those 20 dB below the loudest one are left out.
+    is cut into clips, and those 20 dB below the loudest one are left out.
     """
     wave = _sound(wave, rate, wanted_rate)
     if len(wave) <= 2 * length:
-        return [_placed(wave, length, place)]
+        return [_placed(wave, length, place, level)]
     parts = wave.unfold(0, length, length)
     size = parts.square().mean(dim=1).sqrt()
-    return [_levelled(part) for part in parts[size > LEAST_LEVEL * size.max()]]
+    heard = parts[size > LEAST_LEVEL * size.max()]
+    return [_levelled(part) if level else part for part in heard]
 
 
 def _sound(wave: Tensor, rate: int, wanted_rate: int) -> Tensor:
@@ -78,10 +80,10 @@ def _sound(wave: Tensor, rate: int, wanted_rate: int) -> Tensor:
     return _trimmed(wave, max(round(FRAME * wanted_rate), 1))
 
 
-def _placed(wave: Tensor, length: int, place: float) -> Tensor:
+def _placed(wave: Tensor, length: int, place: float, level: bool) -> Tensor:
     if len(wave) < LEAST_SOUND * length:
         raise ValueError(f"{len(wave)} samples of sound are too few for a clip of {length}")
-    wave = _levelled(wave)
+    wave = _levelled(wave) if level else wave
     if len(wave) > length:
         return _loudest(wave, length)
     left = round(place * (length - len(wave)))

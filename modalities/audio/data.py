@@ -1,8 +1,10 @@
 r"""Data sets of sounds, as 16-bit waveforms of one rate and one length, with shape (N, T).
 
     strings       plucked strings of twelve pitches, computed (`strings.py`): they need no file, and are synthetic
+    membranes     struck drums of six sizes, computed likewise (`membranes.py`)
     folder        the recordings below a folder, or in a .zip of one (`recordings.py`)
     spoken_digits the Free Spoken Digit Dataset, packed: fsdd_int16_8k.npz; takes 0 to 4 of each speaker and digit test
+    instruments   the samples of Sonic Pi, packed: sonicpi_cc0_int16_16k.npz; every fifth of each kind tests
 
 How a recording becomes a clip is said in `clips.py`.
 """
@@ -20,19 +22,27 @@ from cm_multimodal.modality import Dataset, Skipped, Splits
 from cm_multimodal.random import uniform
 from cm_multimodal.values import check_values
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from torch import Tensor
 from typing import Any, get_type_hints
 
-from .clips import fit_clip, to_int16
+from .clips import cut_clips, fit_clip, to_int16
+from .membranes import DRUMS, membranes
 from .recordings import SOUND, classes_by_pattern, pour
 from .representations import LEAST_RATE, MOST_RATE, MOST_SAMPLES
 from .strings import NOTES, strings
 
 SPOKEN_DIGITS = "audio/fsdd_int16_8k.npz"
+INSTRUMENTS = "audio/sonicpi_cc0_int16_16k.npz"
+TEST_EVERY = 5
 TEST_TAKES = 5
-STRINGS = {"train": 2400, "test": 480}
+PLACES = ("random", "middle")
+LEVELS = ("even", "kept")
+CLASSES = ("digit", "speaker", "both")
+COMPUTED = {"train": 2400, "test": 480}
 
 
 @dataclass(frozen=True)
@@ -40,13 +50,16 @@ class Options:
     """The `data` group of the configuration.
 
     Arguments:
-        name: Which source: folder, strings or spoken_digits.
+        name: Which source: folder, instruments, membranes, spoken_digits or strings.
         root: Where data sets lie; `$CMM_DATA`, or else `./data`.
         folder: The folder of recordings (folder).
         pattern: Where the class stands in a recording's name, such as '{class}_*'; none: its sub-folder (folder).
+        by: What the class is: the digit, the speaker, or both (spoken_digits).
         test_fraction: The share of a folder's recordings that is held back.
         rate: The samples a second.
         length: The samples of a clip.
+        level: Whether all clips are brought to one level (even), or are as loud as they were recorded (kept).
+        place: Where a short recording lies among silence: at random, or in the middle.
         representation: The representation that the model sees, by name, and its settings.
         limit: The largest number of training clips; of a folder, of recordings to learn from.
     """
@@ -55,11 +68,23 @@ class Options:
     root: str | None = None
     folder: str | None = None
     pattern: str | None = None
+    by: str = "digit"
     test_fraction: float = 0.1
     rate: int = 8000
     length: int = 8192
+    level: str = "even"
+    place: str = "random"
     representation: Mapping[str, Any] = field(default_factory=lambda: {"name": "stft"})
     limit: int | None = None
+
+    @property
+    def even(self) -> bool:
+        """Whether all clips are brought to one level."""
+        return self.level == "even"
+
+    def places(self, count: int) -> list[float]:
+        """Returns where recordings lie among silence, from 0, at the begin, to 1, at the end."""
+        return [0.5] * count if self.place == "middle" else uniform(0, "place", torch.arange(count)).tolist()
 
     def __post_init__(self) -> None:
         if not (LEAST_RATE <= self.rate <= MOST_RATE and 64 <= self.length <= MOST_SAMPLES):
@@ -72,6 +97,12 @@ class Options:
             raise UsageError(
                 f"data.name={self.name} reads no folder; type data=sounds data.folder=PATH to learn from one."
             )
+        if self.by not in CLASSES or (self.by != CLASSES[0] and self.name != "spoken_digits"):
+            raise UsageError(f"data.by={self.by} is not possible; data=spoken_digits has: {', '.join(CLASSES)}.")
+        if self.level not in LEVELS:
+            raise UsageError(f"There is no data.level={self.level}; {nearest(self.level, LEVELS)}")
+        if self.place not in PLACES:
+            raise UsageError(f"There is no data.place={self.place}; {nearest(self.place, PLACES)}")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"data.limit={self.limit} is not possible; it is at least 1.")
         if not isinstance(self.representation, Mapping):
@@ -109,53 +140,93 @@ def load(config: Mapping[str, Any]) -> Splits:
     return SOURCES[options.name](options)
 
 
-def _strings(options: Options) -> Splits:
+Computed = Callable[[int, Tensor, int, int], tuple[Tensor, Tensor]]
+
+
+def _computed(options: Options, sound: Computed, classes: tuple[str, ...]) -> Splits:
     def part(seed: int, count: int) -> Dataset:
-        wave, note = strings(seed, torch.arange(count), options.rate, options.length)
-        clips = torch.stack([fit_clip(one, options.rate, options.rate, options.length, 0.0) for one in wave])
-        return Dataset(to_int16(clips), note, classes=NOTES)
-
-    return Splits(part(0, min(STRINGS["train"], options.limit or STRINGS["train"])), part(1, STRINGS["test"]))
-
-
-def _spoken_digits(options: Options) -> Splits:
-    file = Path(options.root or os.environ.get("CMM_DATA") or "data").expanduser() / SPOKEN_DIGITS
-    if not file.is_file():
-        raise UsageError(
-            f"There is no file '{file}'; set data.root= or CMM_DATA to the folder that holds {SPOKEN_DIGITS}."
+        wave, label = sound(seed, torch.arange(count), options.rate, options.length)
+        clips = torch.stack(
+            [fit_clip(one, options.rate, options.rate, options.length, 0.0, options.even) for one in wave]
         )
+        return Dataset(to_int16(clips), label, classes=classes)
+
+    return Splits(part(0, min(COMPUTED["train"], options.limit or COMPUTED["train"])), part(1, COMPUTED["test"]))
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The recordings of a packed file: waveforms of one rate, their classes, and more numbers by name."""
+
+    file: Path
+    waves: list[Tensor]
+    label: np.ndarray
+    rate: int
+    more: Mapping[str, np.ndarray]
+
+
+def _unpacked(options: Options, path: str, label: str, classes: int) -> Pack:
+    file = Path(options.root or os.environ.get("CMM_DATA") or "data").expanduser() / path
+    if not file.is_file():
+        raise UsageError(f"There is no file '{file}'; set data.root= or CMM_DATA to the folder that holds {path}.")
     try:
         with np.load(file, allow_pickle=False) as archive:
-            sound, offsets, digit = archive["audio"], archive["offsets"], archive["digit"].astype(np.int64)
-            takes, rate = archive["index"], int(archive["rate"])
+            more = {name: archive[name] for name in archive.files}
+        sound, offsets, labels, rate = more["audio"], more["offsets"], more[label].astype(np.int64), int(more["rate"])
         waves = [torch.from_numpy(sound[a:b].astype(np.float32) / 32768) for a, b in pairwise(offsets)]
-        if not len(waves) == len(digit) == len(takes) or not set(digit) <= set(range(10)):
+        if len(waves) != len(labels) or not set(labels) <= set(range(classes)):
             raise ValueError("its labels do not fit its clips")
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"'{file}' is damaged: {error}. Copy or download it again.") from error
-    test = np.flatnonzero(takes < TEST_TAKES)
-    train = np.flatnonzero(takes >= TEST_TAKES)[: options.limit]
+    return Pack(file, waves, labels, rate, more)
+
+
+def _spoken_digits(options: Options) -> Splits:
+    pack = _unpacked(options, SPOKEN_DIGITS, "digit", 10)
+    takes = pack.more.get("index", np.zeros(0))
+    if len(takes) != len(pack.waves):
+        raise DataError(f"'{pack.file}' is damaged: it does not say which take is which. Copy or download it again.")
     names = tuple(str(name) for name in range(10))
-    parts = [_clips(waves, digit, rows, rate, names, options, str(file)) for rows in (train, test)]
-    return Splits(*parts)
+    if options.by != "digit":
+        speakers = [str(name) for name in pack.more["speaker_names"]]
+        speaker = pack.more["speaker"].astype(np.int64)
+        digits = names if options.by == "both" else ("",)
+        names = tuple(f"{name} {digit}".strip() for name in speakers for digit in digits)
+        pack = replace(pack, label=speaker if options.by == "speaker" else 10 * speaker + pack.label)
+    return _splits(pack, takes < TEST_TAKES, names, options, lambda *how: [fit_clip(*how)])
 
 
-def _clips(
-    waves: Sequence[torch.Tensor], labels: np.ndarray, rows: np.ndarray, rate: int, names: tuple[str, ...],
-    options: Options, where: str,
-) -> Dataset:  # fmt: skip
+def _instruments(options: Options) -> Splits:
+    pack = _unpacked(options, INSTRUMENTS, "kind", 17)
+    number = np.zeros(len(pack.label), int)
+    for kind in range(17):
+        number[pack.label == kind] = np.arange((pack.label == kind).sum())
+    names = tuple(str(name) for name in pack.more.get("kind_names", range(17)))
+    return _splits(pack, number % TEST_EVERY == TEST_EVERY - 1, names, options, cut_clips)
+
+
+def _splits(
+    pack: Pack, tests: np.ndarray, names: tuple[str, ...], options: Options,
+    clips_of: Callable[[Tensor, int, int, int, float, bool], list[Tensor]],
+) -> Splits:  # fmt: skip
     """Brings recordings to clips; those that cannot be used are left out, with the reason."""
-    places, clips, kept, skipped = uniform(0, "place", torch.arange(len(waves))), [], [], []
-    for row in rows.tolist():
-        try:
-            clips.append(to_int16(fit_clip(waves[row], rate, options.rate, options.length, float(places[row]))))
-            kept.append(row)
-        except ValueError as error:
-            skipped.append(Skipped(f"{where}#{row}", str(error)))
-    if not clips:
-        first = f" {skipped[0].path}: {skipped[0].reason}." if skipped else ""
-        raise DataError(f"'{where}': none of {len(rows)} clips can be used.{first}")
-    return Dataset(torch.stack(clips), torch.from_numpy(labels[kept]), None, names, tuple(skipped))
+    places = options.places(len(pack.waves))
+
+    def part(rows: np.ndarray) -> Dataset:
+        clips, label, skipped = [], [], []
+        for row in rows.tolist():
+            try:
+                found = clips_of(pack.waves[row], pack.rate, options.rate, options.length, places[row], options.even)
+                clips += [to_int16(clip) for clip in found]
+                label += [int(pack.label[row])] * len(found)
+            except ValueError as error:
+                skipped.append(Skipped(f"{pack.file}#{row}", str(error)))
+        if not clips:
+            first = f" {skipped[0].path}: {skipped[0].reason}." if skipped else ""
+            raise DataError(f"'{pack.file}': none of {len(rows)} clips can be used.{first}")
+        return Dataset(torch.stack(clips), torch.tensor(label), None, names, tuple(skipped))
+
+    return Splits(part(np.flatnonzero(~tests)[: options.limit]), part(np.flatnonzero(tests)))
 
 
 def _folder(options: Options) -> Splits:
@@ -163,9 +234,8 @@ def _folder(options: Options) -> Splits:
     paths = list(listing.openers)
     classes = class_of(paths) if options.pattern is None else classes_by_pattern(paths, options.pattern)
     learned, held = hold_out(classes, options.test_fraction, options.limit)
-    places = uniform(0, "place", torch.arange(len(learned) + len(held))).tolist()
     openers = [listing.openers[path] for path in [*learned, *held]]
-    poured = pour(openers, options.rate, options.length, places)
+    poured = pour(openers, options.rate, options.length, options.places(len(openers)), options.even)
     counts = dict(zip([*learned, *held], poured.counts, strict=True))
     reasons = zip([*learned, *held], poured.reasons, strict=True)
     broken = [Skipped(readable(path), reason) for path, reason in reasons if reason]
@@ -187,6 +257,8 @@ def _folder(options: Options) -> Splits:
 
 SOURCES: dict[str, Callable[[Options], Splits]] = {
     "folder": _folder,
+    "instruments": _instruments,
+    "membranes": partial(_computed, sound=membranes, classes=DRUMS),
     "spoken_digits": _spoken_digits,
-    "strings": _strings,
+    "strings": partial(_computed, sound=strings, classes=NOTES),
 }

@@ -7,21 +7,26 @@ is spread over a clip: the mean, the deviation and the mean change from frame to
 distance on them is nobody's "FAD".
 """
 
-__all__ = ["active", "centred", "features", "level", "log_mel", "vectors"]
+__all__ = ["active", "centred", "cents", "features", "level", "log_mel", "vectors"]
 
+import librosa
 import numpy as np
 import torch
 
 from cm_multimodal.errors import UsageError, nearest
-from collections.abc import Mapping
+from cm_multimodal.modality import Dataset
+from collections.abc import Mapping, Sequence
 from torch import Tensor
 from typing import Any
 
 from .clips import FRAME, QUIET, to_wave
 from .representations import LogMel
+from .strings import NOTES, fundamental
 
 EXTRACTORS = ("bands",)
 MELS, FRAMES, CHUNK = 32, 32, 256
+LOW, HIGH, PITCH_FRAME = 90.0, 550.0, 1024  # an octave more than the notes have, in hertz; samples
+NO_PITCH = 10_000.0  # cents
 RANGE = 5.0  # of the logarithms: 43 dB
 
 
@@ -37,7 +42,7 @@ def log_mel(raw: Tensor, rate: int) -> Tensor:
     """Returns the logarithm of mel amplitudes, with shape (N, 32, 32), of clips with shape (N, T) in int16."""
     hop = max(raw.shape[1] // FRAMES // 2 * 2, 4)
     wave = to_wave(raw[:, : hop * FRAMES])
-    spectrum = LogMel(wave.shape[1], rate, MELS, 2 * hop, hop)
+    spectrum = LogMel(wave.shape[1], rate, MELS, max(2 * hop, 4 * MELS), hop)
     return torch.cat([spectrum.encode(part)[:, 0] for part in wave.split(CHUNK)])
 
 
@@ -74,6 +79,23 @@ def active(raw: Tensor, real: Tensor, rate: int) -> float:
         frames = to_wave(part).unfold(1, frame := max(round(FRAME * rate), 1), frame).square().mean(dim=2).sqrt()
         shares.append((frames > QUIET * frames.amax(dim=1, keepdim=True).clamp_min(1e-9)).double().mean().item())
     return shares[0] / max(shares[1], 1e-9)
+
+
+def cents(samples: Dataset, classes: Sequence[str], rate: int) -> float:
+    """Returns the median error of the pitch of notes, in hundredths of a semitone; a clip without a pitch is 10,000 off.
+
+    The pitch is that of librosa's pYIN, the median over the frames that are voiced.
+
+    Raises:
+        UsageError: The classes are not the twelve notes of `strings`.
+    """
+    if tuple(classes) != NOTES or samples.label is None:
+        raise UsageError("The measure 'cents' is for notes: data=strings.")
+    wanted, errors = fundamental(samples.label), []
+    for wave, pitch in zip(to_wave(samples.raw).numpy(), wanted.tolist(), strict=True):
+        found, voiced, _ = librosa.pyin(wave, fmin=LOW, fmax=HIGH, sr=rate, frame_length=PITCH_FRAME)
+        errors.append(abs(1200 * np.log2(np.median(found[voiced]) / pitch)) if voiced.any() else NO_PITCH)
+    return float(np.median(errors))
 
 
 def _heard(raw: Tensor, rate: int) -> Tensor:

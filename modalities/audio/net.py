@@ -1,10 +1,10 @@
 r"""U-Nets for sounds: over frequency and time for spectrograms, over time alone for waveforms and wavelets.
 
-size   width  levels         blocks  for
-xs        32  1, 2                1  32x32 log-mel in 2x2 patches, on a CPU in minutes
-s         40  1, 2, 4, 4          2  half a second of the complex transform, on a CPU with patience
-m         96  1, 2, 4, 4          2  a second of it, on a GPU
-l        128  1, 2, 4, 4          3  the same, larger
+size   width  levels      blocks  patch  for
+xs        32  1, 2             1      2  32x32 log-mel, on a CPU in minutes
+s         40  1, 2, 2          1      4  half a second of the complex transform, on a CPU with patience
+m         96  1, 2, 4, 4       2      2  a second of it, on a GPU
+l        128  1, 2, 4, 4       3      2  the same, larger
 
 With `net.patch` above 1 the grid is cut into patches whose elements are channels. What a sound is depends on its frequency,
 and a convolution cannot tell one from another: networks over frequency and time are told, by the channels
@@ -46,6 +46,7 @@ class Size:
         dropout: The dropout rate.
         embedding: The width of the condition embedding as a multiple of the first level.
         patch: The side of a patch.
+        known: Whether the network is told a part of a sample, to complete it.
     """
 
     channels: int
@@ -57,6 +58,7 @@ class Size:
     dropout: float = 0.0
     embedding: int = 4
     patch: int = 1
+    known: bool = False
 
     def __post_init__(self) -> None:
         small = self.channels <= 4096 and self.blocks <= 64 and self.embedding <= 64 and 0 <= self.dropout < 1
@@ -69,28 +71,38 @@ class Size:
 
 
 SIZES = {
-    "xs": Size(32, (1, 2), 1, middle_attention=False, patch=2),
-    "s": Size(40, (1, 2, 4, 4), 2, (3,)),
-    "m": Size(96, (1, 2, 4, 4), 2, (2, 3)),
-    "l": Size(128, (1, 2, 4, 4), 3, (2, 3)),
+    "xs": Size(32, (1, 2), 1, (1,), middle_attention=False, patch=2),
+    "s": Size(40, (1, 2, 2), 1, (2,), patch=4),
+    "m": Size(96, (1, 2, 4, 4), 2, (2, 3), patch=2),
+    "l": Size(128, (1, 2, 4, 4), 3, (2, 3), patch=2),
 }
 
 
 class PatchedUNet(nn.Module):
-    """Creates a U-Net on patches of a grid of one or two dimensions."""
+    """Creates a U-Net on patches of a grid of one or two dimensions.
 
-    def __init__(self, unet: UNet, patch: int) -> None:
+    Arguments:
+        unet: The U-Net; its extra channels are those of `known`, in patches, and of the frequencies.
+        patch: The side of a patch.
+        known: Whether it is told a part of a sample.
+    """
+
+    def __init__(self, unet: UNet, patch: int, known: bool = False) -> None:
         super().__init__()
-        self.unet, self.patch = unet, patch
+        self.unet, self.patch, self.known = unet, patch, known
 
     def forward(self, x: Tensor, n_s: Tensor, n_t: Tensor, cond: Conditions) -> Tensor:
         """Returns a tensor of the state's shape, (B, C, *), of a state and times with shape (B,), as `UNet` does."""
-        p = self.patch
+        p, parts = self.patch, [x]
+        if self.known:
+            nothing = torch.zeros(len(x), x.shape[1] + 1, *x.shape[2:], dtype=x.dtype, device=x.device)
+            parts.append(nothing if cond.known is None else cond.known.to(x.dtype))
         if x.ndim == 3:
-            out = self.unet(rearrange(x, "b c (t p) -> b (c p) t", p=p), n_s, n_t, cond)
+            inside = [rearrange(part, "b c (t p) -> b (c p) t", p=p) for part in parts]
+            out = self.unet(torch.cat(inside, dim=1), n_s, n_t, cond)
             return rearrange(out, "b (c p) t -> b c (t p)", p=p)
-        patches = rearrange(x, "b c (f p) (t q) -> b (c p q) f t", p=p, q=p)
-        out = self.unet(torch.cat([patches, _frequencies(patches)], dim=1), n_s, n_t, cond)
+        inside = [rearrange(part, "b c (f p) (t q) -> b (c p q) f t", p=p, q=p) for part in parts]
+        out = self.unet(torch.cat([*inside, _frequencies(inside[0])], dim=1), n_s, n_t, cond)
         return rearrange(out, "b (c p q) f t -> b c (f p) (t q)", p=p, q=p)
 
 
@@ -125,6 +137,8 @@ def build_net(config: Mapping[str, Any], spec: TensorSpec, two_times: bool) -> n
         size.channels, size.multipliers, size.blocks, size.attention, size.middle_attention, size.frequency_attention,
         dropout=size.dropout, embedding=size.embedding,
     )  # fmt: skip
-    dims, extra = len(sides), WAVES if len(sides) > 1 else 0
-    unet = UNet(dims, channels * size.patch**dims, shape, two_times, len(spec.classes), extra)
-    return PatchedUNet(unet, size.patch)
+    dims, inside = len(sides), size.patch ** len(sides)
+    extra = (WAVES if dims > 1 else 0) + ((channels + 1) * inside if size.known else 0)
+    return PatchedUNet(
+        UNet(dims, channels * inside, shape, two_times, len(spec.classes), extra), size.patch, size.known
+    )

@@ -66,7 +66,7 @@ def classes_by_pattern(paths: Sequence[PurePosixPath], pattern: str) -> dict[Pur
     return dict(found)
 
 
-def pour(openers: Sequence[Opener], rate: int, length: int, places: Sequence[float]) -> Poured:
+def pour(openers: Sequence[Opener], rate: int, length: int, places: Sequence[float], level: bool = True) -> Poured:
     """Cuts recordings into clips, in order.
 
     Arguments:
@@ -74,6 +74,7 @@ def pour(openers: Sequence[Opener], rate: int, length: int, places: Sequence[flo
         rate: The clips' samples a second.
         length: The clips' samples.
         places: Where the clip of a short recording lies among silence, from 0 to 1.
+        level: Whether all clips are brought to one level.
 
     Raises:
         DataError: The disk is full.
@@ -83,7 +84,7 @@ def pour(openers: Sequence[Opener], rate: int, length: int, places: Sequence[flo
         for opener, place in zip(openers, places, strict=True):
             begin, reason = file.tell(), ""
             try:
-                for clip in _clips(opener, rate, length, place):
+                for clip in _clips(opener, rate, length, place, level):
                     _write(file, to_int16(clip))
             except DataError:
                 raise
@@ -108,7 +109,7 @@ def _write(file: BinaryIO, clip: Tensor) -> None:
         ) from error
 
 
-def _clips(opener: Opener, rate: int, length: int, place: float) -> Iterator[Tensor]:
+def _clips(opener: Opener, rate: int, length: int, place: float, level: bool) -> Iterator[Tensor]:
     """Yields the clips of a recording.
 
     Raises:
@@ -120,7 +121,7 @@ def _clips(opener: Opener, rate: int, length: int, place: float) -> Iterator[Ten
         while len(part := sound.read(block, dtype="float32", always_2d=True)):
             read += len(part)
             try:
-                for clip in cut_clips(torch.from_numpy(part.T.copy()), sound.samplerate, rate, length, place):
+                for clip in cut_clips(torch.from_numpy(part.T.copy()), sound.samplerate, rate, length, place, level):
                     yield clip
                     some = True
             except ValueError as error:

@@ -10,6 +10,7 @@ from cm_multimodal.modality import Dataset, Modality, Splits, TensorSpec
 from collections.abc import Mapping
 from pathlib import Path
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 from typing import Any
 
 from . import data, edit, metrics, preview
@@ -56,6 +57,10 @@ class ImageModality(Modality):
 
     def vectors(self, raw: Tensor) -> Any:
         return metrics.vectors(raw)
+
+    def board(self, rows: Mapping[str, Tensor], writer: SummaryWriter, samples: int) -> None:
+        for name, raw in rows.items():
+            writer.add_images(name, raw, samples)
 
     def measurement(self, how: str, options: Mapping[str, Any]) -> Measurement:
         if how not in self.edits:

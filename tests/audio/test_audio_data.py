@@ -10,6 +10,7 @@ import torch
 
 from cm_multimodal.errors import DataError, UsageError
 from cm_multimodal.judge import Judge
+from cm_multimodal.modality import Dataset
 from cm_multimodal.training.saved import load as load_bundle
 from collections.abc import Callable
 from functools import partial
@@ -17,8 +18,10 @@ from modalities.audio import metrics, preview
 from modalities.audio.adapter import AudioModality
 from modalities.audio.clips import LEVEL, Silent, fit_clip, to_int16
 from modalities.audio.data import SPOKEN_DIGITS, load
-from modalities.audio.strings import fundamental, strings
+from modalities.audio.membranes import DRUMS, membranes
+from modalities.audio.strings import NOTES, fundamental, strings
 from pathlib import Path
+from scipy.special import jn_zeros
 from typing import Any
 
 needs_digits = pytest.mark.skipif(
@@ -92,6 +95,51 @@ def test_the_embedded_set_is_the_same_each_time() -> None:
     assert torch.bincount(first.train.label).tolist() == [5] * 12
 
 
+def test_membranes_swing_in_the_modes_of_a_round_one() -> None:
+    """Struck in the centre a drum has its fundamental, and the overtones of the zeros of Bessel's functions, no others."""
+    wave, drum = membranes(0, torch.arange(60), RATE, 8192)
+    assert torch.bincount(drum).tolist() == [10] * 6
+    spectrum = torch.fft.rfft(wave * torch.hann_window(8192)).abs()
+    heard = spectrum.argmax(dim=1) * RATE / 8192
+    ratio = heard / (60 * (4 / 3) ** drum)
+    zeros = torch.tensor([z for m in range(5) for z in jn_zeros(m, 4)]) / jn_zeros(0, 1)[0]
+    assert (ratio[:, None] / zeros - 1).abs().amin(dim=1).max() < 0.04
+    splits = load({"name": "membranes", "length": 1024, "limit": 60})
+    assert (splits.train.classes, len(splits.train)) == (DRUMS, 60)
+
+
+@needs_digits
+def test_packed_instruments_are_cut_and_split() -> None:
+    """Every kind of five or more is in both splits, and long recordings are several clips."""
+    splits = load({"name": "instruments", "length": 4096})
+    assert len(splits.train.classes) == 17
+    assert len(torch.unique(splits.train.label)) == 17
+    assert len(splits.train) > 156
+    assert len(splits.test) > 30
+    assert len(torch.unique(splits.test.label)) == 12
+
+
+def test_measures_of_level_and_activity() -> None:
+    """Half as loud is 0.5, and silent for half of the time as well; a set beside itself is 1."""
+    raw = to_int16(torch.stack([TONE, TONE.flip(0)]))
+    assert metrics.level(raw, raw) == metrics.active(raw, raw, RATE) == 1.0
+    assert metrics.level(raw // 2, raw) == pytest.approx(0.5, abs=0.01)
+    silent = raw.clone()
+    silent[:, :4000] = 0
+    assert metrics.active(silent, raw, RATE) == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_pitch_of_notes_is_measured_in_cents() -> None:
+    """Real strings are off by a few cents, a semitone higher is a hundred, and silence is 10,000 off."""
+    wave, note = strings(0, torch.arange(12), RATE, 4096)
+    raw = to_int16(0.3 * wave)
+    assert metrics.cents(Dataset(raw, note), NOTES, RATE) < 12
+    assert metrics.cents(Dataset(raw, (note - 1) % 12), NOTES, RATE) == pytest.approx(100, abs=12)
+    assert metrics.cents(Dataset(torch.zeros_like(raw), note), NOTES, RATE) == metrics.NO_PITCH
+    with pytest.raises(UsageError, match="data=strings"):
+        metrics.cents(Dataset(raw, note), ("a", "b"), RATE)
+
+
 def test_judges_do_not_see_where_a_clip_lies() -> None:
     """The same sound, early or late in its silence, has the same features."""
     places = [to_int16(fit_clip(TONE[:3000], RATE, RATE, 8192, place))[None] for place in (0.0, 0.3, 1.0)]
@@ -108,6 +156,16 @@ def test_spoken_digits_are_split_by_takes() -> None:
     assert torch.bincount(splits.test.label).tolist() == [30] * 10
     begins = [int(clip.nonzero()[0]) for clip in splits.train.raw[:200]]
     assert np.std(begins) > 500
+    middle = [
+        clip.nonzero()[:, 0] for clip in load({"name": "spoken_digits", "place": "middle", "limit": 50}).train.raw
+    ]
+    assert max(abs(int(heard[0] + heard[-1]) - 8191) for heard in middle) < 2 * 161  # to a frame of silence at each end
+    both = load({"name": "spoken_digits", "by": "both", "limit": 500}).train
+    assert len(both.classes) == 60
+    assert both.classes[:2] == ("george 0", "george 1")
+    assert torch.equal(both.label % 10, splits.train.label[:500])
+    speakers = load({"name": "spoken_digits", "by": "speaker", "limit": 500}).train
+    assert torch.equal(both.label // 10, speakers.label)
     judge = Judge(partial(metrics.vectors, rate=RATE), splits.train)
     assert judge.accuracy(splits.test) > 0.99
 
@@ -117,7 +175,9 @@ def test_spoken_digits_are_split_by_takes() -> None:
     [
         ({"name": "string"}, "did you mean 'strings'"), ({"name": "strings", "lenght": 4}, "did you mean 'length'"),
         ({"name": "strings", "rate": 10}, "between 1,000"), ({"name": "strings", "length": "long"}, "a whole number"),
-        ({"name": "strings", "limit": 0}, "at least 1"), ({"name": "spoken_digits", "root": "nowhere"}, "CMM_DATA"),
+        ({"name": "strings", "limit": 0}, "at least 1"), ({"name": "strings", "place": "left"}, "middle, random"),
+        ({"name": "strings", "by": "speaker"}, "digit, speaker, both"),
+        ({"name": "spoken_digits", "root": "nowhere"}, "CMM_DATA"),
         ({"name": "strings", "representation": "stft"}, "data.representation.name=stft"),
     ],
 )  # fmt: skip
@@ -168,6 +228,7 @@ def test_files_hold_the_sound(tmp_path: Path) -> None:
     assert {file.name for file in tmp_path.glob("sheet*.wav")} == {"sheet-1-step.wav", "sheet-real.wav"}
 
 
+@pytest.mark.smoke
 def test_sounds_end_to_end(cmm: Callable[..., int]) -> None:
     """A run trains, draws, is scored, and its bundle draws the same; a solver follows its diagonal."""
     quick = ("train.samples=640", "net.channels=8", "data.limit=120", "train.preview_every=320")

@@ -64,6 +64,15 @@ def test_a_long_recording_is_many_clips_of_one_side(tmp_path: Path) -> None:
     assert (to_wave(splits.train.raw).square().mean(1).sqrt() > 0.5 * LEVEL).all()
 
 
+def test_levels_are_kept_if_they_are_to_be(tmp_path: Path) -> None:
+    """A quiet recording is as loud as a loud one, or as quiet as it was."""
+    for name, scale in (("loud", 1.0), ("quiet", 0.1)):
+        save(tmp_path / f"{name}.wav", scale * tone(440, 0.5, RATE))
+    for level, ratio in (("even", 1.0), ("kept", 0.1)):
+        loud, quiet = to_wave(read(tmp_path, level=level, test_fraction=0.0).train.raw).square().mean(1).sqrt()
+        assert float(quiet / loud) == pytest.approx(ratio, rel=0.02)
+
+
 def test_parts_join_without_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of seconds read at a time bounds the memory, not what comes out."""
     save(tmp_path / "a.wav", tone(440, 9.0, RATE))
@@ -148,7 +157,7 @@ def test_nothing_usable_is_refused(tmp_path: Path) -> None:
     [
         ({"folder": None}, "Which folder"), ({"folder": "nowhere"}, "There is no folder 'nowhere'"),
         ({"pattern": "x_*"}, "where the class stands"), ({"pattern": "{class}_7"}, "fits none of the 1 names"),
-        ({"test_fraction": 1.5}, "is no share"), ({"name": "strings"}, "reads no folder"),
+        ({"test_fraction": 1.5}, "is no share"), ({"level": "loud"}, "even, kept"), ({"name": "strings"}, "reads no folder"),
     ],
 )  # fmt: skip
 def test_wrong_options_get_sentences(options: dict[str, Any], says: str, tmp_path: Path) -> None:

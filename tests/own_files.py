@@ -1,0 +1,29 @@
+"""A reader's own folders: pictures and sounds, a sub-folder a class, one file of each cut short."""
+
+import numpy as np
+import soundfile
+
+from pathlib import Path
+from PIL import Image
+from sklearn.datasets import load_digits
+
+
+def write_pictures(folder: Path, count: int = 300) -> None:
+    """Real digits as small PNG files."""
+    digits = load_digits()
+    for index, (pixels, label) in enumerate(zip(digits.images[:count], digits.target[:count], strict=True)):
+        file = folder / str(label) / f"{index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.round(pixels * (255 / 16)).astype(np.uint8)).save(file)
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def write_sounds(folder: Path, count: int = 120) -> None:
+    """Tones of two pitches as WAV and FLAC files of two rates."""
+    for index in range(count):
+        rate, pitch = (16000, 22050)[index % 2], (220, 440)[index % 3 == 0]
+        file = folder / ("low", "high")[index % 3 == 0] / f"{index}.{('wav', 'flac')[index % 2]}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        time = np.arange(rate // 2) / rate
+        soundfile.write(file, 0.2 * np.sin(2 * np.pi * (pitch + index % 7) * time) * np.exp(-3 * time), rate)
+    file.write_bytes(file.read_bytes()[:100])

@@ -68,11 +68,19 @@ class ForwardMode(Derivative):
     def __call__(
         self, f: Function, x: Tensor, s: Tensor, v: Tensor | None, rate: float = 1.0, graph: bool = False
     ) -> Tensor:
-        with torch.set_grad_enabled(graph), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+        if graph:
+            return self._with_graph(f, x, s, v, rate)
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
             state = x if v is None else forward_ad.make_dual(x, v)
             out = f(state, forward_ad.make_dual(s, torch.full_like(s, rate)) if rate else s)
             tangent = forward_ad.unpack_dual(out).tangent
         return torch.zeros_like(x) if tangent is None else tangent
+
+    def _with_graph(self, f: Function, x: Tensor, s: Tensor, v: Tensor | None, rate: float) -> Tensor:
+        """Gradients flow through the functional form only: dual numbers of a softmax are written over."""
+        still = torch.zeros_like(x) if v is None else v
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            return torch.func.jvp(f, (x, s), (still, torch.full_like(s, rate)))[1]
 
 
 class DoubleBackward(Derivative):

@@ -79,6 +79,20 @@ def test_the_network_can_be_differentiated_forwards(dims: int) -> None:
     assert torch.allclose(forward, CentralDifference(1e-4)(f, x, s, v), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dims", [1, 2])
+@pytest.mark.parametrize("moves", [True, False])
+def test_gradients_flow_through_the_derivative(dims: int, moves: bool) -> None:
+    """Attention included: forward mode has the gradients of reverse mode twice, also where the state stands still."""
+    x, s = torch.randn(2, 2, *(6,) * dims, dtype=torch.float64), torch.tensor([0.5, 0.9], dtype=torch.float64)
+    v, found = torch.randn_like(x) if moves else None, []
+    for way in (ForwardMode(), DoubleBackward()):
+        model = net(dims)
+        way(lambda a, b: model(a, b, b / 2, Conditions()), x, s, v, graph=True).square().sum().backward()
+        found.append(torch.cat([torch.zeros(1) if p.grad is None else p.grad.flatten() for p in model.parameters()]))
+    assert found[0].norm() > 0.1
+    assert torch.allclose(*found, rtol=1e-8, atol=1e-8 * float(found[0].abs().max()))
+
+
 def test_channels_last_changes_nothing_but_rounding() -> None:
     """The memory format changes neither the output nor the forward derivative, beyond rounding."""
     model, x = net(2), torch.randn(3, 2, 8, 8, dtype=torch.float64)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 pytestmark = [pytest.mark.smoke, pytest.mark.slow]
 TINY = (
-    "experiment=audio/notes", "net.channels=8", "net.multipliers=[1,2]", "data.length=1024", "data.limit=48",
-    "train.samples=256", "train.batch=64", "train.threads=1", "train.preview_every=256",
+    "modality=audio", "data=strings", "data.length=1024", "data.limit=48", "data.representation={name: patches, patch: 32}",
+    "net.channels=8", "net.patch=1", "evaluation.features=bands", "train.samples=256", "train.batch=64", "train.threads=1",
+    "train.preview_every=256",
 )  # fmt: skip
-
 TAUGHT = ("consistency_distillation", "continuous_distillation")
 
 

@@ -4,7 +4,7 @@ The core knows tensors of shape (B, *). A modality knows what they are: how a pe
 which network suits them, what a preview looks like, and by which features samples are compared.
 """
 
-__all__ = ["Dataset", "Modality", "Skipped", "Splits", "TensorSpec", "find_modality", "register_modality"]
+__all__ = ["Board", "Dataset", "Modality", "Skipped", "Splits", "TensorSpec", "find_modality", "register_modality"]
 
 import importlib
 import importlib.util
@@ -15,8 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
-from typing import Any
+from typing import Any, Protocol
 
 from .editing import Measurement
 from .errors import UsageError, nearest
@@ -81,6 +80,19 @@ class TensorSpec:
     classes: tuple[str, ...] = ()
     masked: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Board(Protocol):
+    """What previews are shown on, such as the writer of TensorBoard."""
+
+    def add_audio(self, tag: str, snd_tensor: Tensor, global_step: int, sample_rate: int) -> None:
+        """Shows a waveform, with shape (1, T)."""
+
+    def add_images(self, tag: str, img_tensor: Tensor, global_step: int) -> None:
+        """Shows pictures, with shape (N, C, H, W)."""
+
+    def add_text(self, tag: str, text_string: str, global_step: int) -> None:
+        """Shows a text."""
 
 
 class Modality(ABC):
@@ -163,7 +175,7 @@ class Modality(ABC):
         """Returns how many seconds a sample lasts; none where samples have no time."""
         return None
 
-    def board(self, rows: Mapping[str, Tensor], writer: SummaryWriter, samples: int) -> None:  # noqa: B027 (it may show none)
+    def board(self, rows: Mapping[str, Tensor], writer: Board, samples: int) -> None:  # noqa: B027 (it may show none)
         """Shows the rows of a preview in TensorBoard, at a number of samples seen."""
 
     def measure(self, name: str, samples: Dataset, real: Dataset) -> float:

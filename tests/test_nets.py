@@ -84,10 +84,14 @@ def test_the_network_can_be_differentiated_forwards(dims: int) -> None:
 def test_gradients_flow_through_the_derivative(dims: int, moves: bool) -> None:
     """Attention included: forward mode has the gradients of reverse mode twice, also where the state stands still."""
     x, s = torch.randn(2, 2, *(6,) * dims, dtype=torch.float64), torch.tensor([0.5, 0.9], dtype=torch.float64)
-    v, found = torch.randn_like(x) if moves else None, []
+    v, model, found = torch.randn_like(x) if moves else None, net(dims), []
+
+    def f(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return model(a, b, b / 2, Conditions())
+
     for way in (ForwardMode(), DoubleBackward()):
-        model = net(dims)
-        way(lambda a, b: model(a, b, b / 2, Conditions()), x, s, v, graph=True).square().sum().backward()
+        model.zero_grad()
+        way(f, x, s, v, graph=True).square().sum().backward()
         found.append(torch.cat([torch.zeros(1) if p.grad is None else p.grad.flatten() for p in model.parameters()]))
     assert found[0].norm() > 0.1
     assert torch.allclose(*found, rtol=1e-8, atol=1e-8 * float(found[0].abs().max()))

@@ -17,6 +17,7 @@ from .protocol import Protocol
 from .runner import Row
 
 SCORES = {"accuracy": "accuracy score", "frechet": "Fréchet", "precision": "precision", "recall": "recall"}
+COLUMNS = 4  # of measures, side by side
 DIGITS = {"accuracy": 4, "frechet": 3, "precision": 3, "recall": 3}
 
 
@@ -40,11 +41,12 @@ def summaries(rows: Sequence[Row]) -> list[Summary]:
 
 
 def tables(rows: Sequence[Row], protocol: Protocol) -> list[Table]:
-    """Returns the tables that a terminal shows: the usual scores, and those of `evaluation.also`."""
+    """Returns the tables that a terminal shows: the usual scores, and what `evaluation.also` asks for."""
     title = f"{protocol.objective}, {protocol.samples_seen:,} samples seen"
     usual = _table(rows, SCORES, Table(title=title, caption=_caption(protocol)))
-    also = {name: name for row in rows for name in row.also}
-    return [usual, _table(rows, also, Table())] if also else [usual]
+    also = list(dict.fromkeys(name for row in rows for name in row.also))
+    parts = [also[start : start + COLUMNS] for start in range(0, len(also), COLUMNS)]
+    return [usual, *(_table(rows, {name: name for name in part}, Table()) for part in parts)]
 
 
 def _caption(protocol: Protocol) -> str:

@@ -9,11 +9,10 @@ import torch
 from collections.abc import Mapping
 from pathlib import Path
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from ..bundle import Bundle, Card, assemble, empty_map
 from ..generation.sampling import collect, make_plan
-from ..modality import Dataset, find_modality
+from ..modality import Board, Dataset, find_modality
 
 STEPS = (1, 2, 4, 8)
 
@@ -30,7 +29,7 @@ def preview_rows(bundle: Bundle, test: Dataset, device: torch.device, columns: i
 
 def draw(
     card: Card, weights: Mapping[str, Tensor], test: Dataset, folder: Path, device: torch.device,
-    board: SummaryWriter | None = None,
+    board: Board | None = None,
 ) -> Path:  # fmt: skip
     """Draws the preview of averaged weights into a folder, and on a board; `preview` is always the newest."""
     modality = find_modality(card.modality)(card.spec)

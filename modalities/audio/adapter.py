@@ -6,12 +6,11 @@ import torch
 
 from cm_multimodal.editing import Measurement
 from cm_multimodal.errors import DataError, UsageError
-from cm_multimodal.modality import Dataset, Modality, Splits, TensorSpec
+from cm_multimodal.modality import Board, Dataset, Modality, Splits, TensorSpec
 from cm_multimodal.random import Draws
 from collections.abc import Mapping
 from pathlib import Path
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from typing import Any
 
 from . import data, edit, metrics, preview
@@ -91,7 +90,7 @@ class AudioModality(Modality):
     def duration(self) -> float | None:
         return self.representation.length / self.rate
 
-    def board(self, rows: Mapping[str, Tensor], writer: SummaryWriter, samples: int) -> None:
+    def board(self, rows: Mapping[str, Tensor], writer: Board, samples: int) -> None:
         for name, raw in rows.items():
             writer.add_audio(name, to_wave(raw[: preview.COLUMNS]).flatten()[None], samples, self.rate)
 

@@ -6,11 +6,10 @@ import torch
 
 from cm_multimodal.editing import Measurement
 from cm_multimodal.errors import UsageError, nearest
-from cm_multimodal.modality import Dataset, Modality, Splits, TensorSpec
+from cm_multimodal.modality import Board, Dataset, Modality, Splits, TensorSpec
 from collections.abc import Mapping
 from pathlib import Path
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from typing import Any
 
 from . import data, edit, metrics, preview
@@ -58,7 +57,7 @@ class ImageModality(Modality):
     def vectors(self, raw: Tensor) -> Any:
         return metrics.vectors(raw)
 
-    def board(self, rows: Mapping[str, Tensor], writer: SummaryWriter, samples: int) -> None:
+    def board(self, rows: Mapping[str, Tensor], writer: Board, samples: int) -> None:
         for name, raw in rows.items():
             writer.add_images(name, raw, samples)
 

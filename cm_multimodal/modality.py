@@ -175,6 +175,14 @@ class Modality(ABC):
         """Returns how many seconds a sample lasts; none where samples have no time."""
         return None
 
+    def lasting(self, seconds: float) -> TensorSpec:
+        """Returns the shape and scale of samples that last about so long, drawn by the same network.
+
+        Raises:
+            UsageError: Samples have no time, or cannot last so long.
+        """
+        raise UsageError(f"seconds={seconds} is not possible: samples of the modality '{self.name}' do not last.")
+
     def board(self, rows: Mapping[str, Tensor], writer: Board, samples: int) -> None:  # noqa: B027 (it may show none)
         """Shows the rows of a preview in TensorBoard, at a number of samples seen."""
 

@@ -2,9 +2,10 @@ r"""A trained map in a notebook: load it, sample from it."""
 
 __all__ = ["Model"]
 
+import math
 import torch
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,17 @@ class Model:
             DataError: What is there is damaged.
         """
         return cls(load(Path(folder).expanduser()), choose_device(device))
+
+    def lasting(self, seconds: float) -> "Model":
+        """Returns the same model, whose samples last about so many seconds.
+
+        Raises:
+            UsageError: Its samples have no time, or cannot last so long.
+        """
+        spec, card = self.bundle.modality.lasting(seconds), self.bundle.card
+        chunk = max(1, card.chunk * math.prod(card.spec.shape) // math.prod(spec.shape))
+        other = replace(card, spec=spec, chunk=min(chunk, card.chunk))
+        return replace(self, bundle=replace(self.bundle, card=other, modality=type(self.bundle.modality)(spec)))
 
     def sample(self, n: int = 64, steps: int = 1, seed: int = 0, label: int | str | None = None, **how: Any) -> Samples:
         """Draws samples; the same numbers give the same samples.

@@ -1,5 +1,6 @@
 r"""Configurations are data: each composes, each builds, each names what exists."""
 
+import importlib
 import pytest
 import torch
 import yaml
@@ -15,7 +16,6 @@ from cm_multimodal.paths import EDM
 from cm_multimodal.solvers import SOLVERS
 from cm_multimodal.training.parts import build_decays
 from cm_multimodal.training.settings import TrainSettings
-from modalities.image.net import build_net
 
 
 @pytest.mark.parametrize("name", experiments())
@@ -25,6 +25,7 @@ def test_every_experiment_composes_and_builds(name: str) -> None:
     objective = build_objective(config["objective"])
     assert build_decays(config["ema"])
     assert TrainSettings(**config["train"]).samples > 0
+    build_net = importlib.import_module(f"modalities.{config['modality']}.net").build_net
     assert build_net(config["net"], TensorSpec((1, 16, 16), 0.5, ("a", "b")), objective.two_times)
 
 

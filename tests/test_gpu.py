@@ -11,7 +11,11 @@ from cm_multimodal.objectives.sources import Conditional, Teacher
 from cm_multimodal.paths import build_path
 from cm_multimodal.random import Draws, bits, dropout_mask, noise, uniform
 from cm_multimodal.solvers import SOLVERS
+from cm_multimodal.training.data import Stream
+from cm_multimodal.training.settings import TrainSettings
 from collections.abc import Callable
+from modalities.image.adapter import ImageModality
+from modalities.image.data import load as load_images
 from objectives.scenes import PRODUCT, plain
 from pathlib import Path
 from safetensors.torch import load_file
@@ -84,3 +88,15 @@ def test_a_run_goes_on(cmm: Callable[..., int], words: tuple[str, ...]) -> None:
     same = sum(torch.equal(second[key], value) for key, value in whole.items())
     print(f"{words}: {same} of {len(whole)} tensors are the same bit for bit")
     assert cmm("sample", "run=runs/second", "steps=2", "n=8", "out=some") == 0
+
+
+def test_large_sets_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples that are too many for the GPU go there batch by batch, and batches are the same."""
+    splits, gpu = load_images({"name": "digits"}), torch.device("cuda")
+    modality = ImageModality(ImageModality.describe(splits.train, {}))
+    usual = Stream(splits.train, modality, 0, 0, TrainSettings(64, 64), gpu)
+    monkeypatch.setattr("cm_multimodal.training.data.MOST_ON_DEVICE", 0)
+    large = Stream(splits.train, modality, 0, 0, TrainSettings(64, 64), gpu)
+    assert (usual.raw.device.type, large.raw.device.type) == ("cuda", "cpu")
+    assert large[0].batch.x.device.type == "cuda"
+    assert torch.equal(usual[0].batch.x, large[0].batch.x)

@@ -13,10 +13,11 @@ from ..errors import UsageError, nearest
 from ..files import replaced
 from ..generation.sampling import Samples
 from ..model import Model
+from ..values import fits
 from .source import folder_of, load
 
 FORMATS = ("files", "npz")
-USUAL = {"label": None, "gamma": 0.5, "guidance": 1.0, "interval": None, "grid": None, "path": None}
+USUAL = {"label": None, "seconds": None, "gamma": 0.5, "guidance": 1.0, "interval": None, "grid": None, "path": None}
 HOW = ("sampler", "solver", "gamma", "guidance", "interval", "grid", "path")
 
 
@@ -25,6 +26,10 @@ def run(config: Mapping[str, Any]) -> None:
     if config["format"] not in FORMATS:
         raise UsageError(f"There is no format '{config['format']}'; {nearest(str(config['format']), FORMATS)}")
     model = load(config)
+    if config["seconds"] is not None:
+        if not fits(config["seconds"], float):
+            raise UsageError(f"seconds={config['seconds']} is no number of seconds.")
+        model = model.lasting(float(config["seconds"]))
     how = {key: config[key] for key in HOW}
     begin = time.perf_counter()
     samples = model.sample(config["n"], config["steps"], config["seed"], config["label"], **how)

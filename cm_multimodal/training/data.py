@@ -25,6 +25,8 @@ from ..random import Draws, permutation
 from .settings import TrainSettings
 from .world import World
 
+MOST_ON_DEVICE = 1 << 32  # bytes of raw samples; more stay where they are, and go there batch by batch
+
 T = TypeVar("T")
 
 
@@ -79,7 +81,7 @@ class Stream(torch.utils.data.Dataset[Drawn]):
         self.dataset, self.modality, self.seed, self.start, self.settings = dataset, modality, seed, start, settings
         self.device, self.rows, self.dtype = device, world.rows(settings.batch), dtype
         self.dropout, self.known = dropout, known
-        self.raw = dataset.raw.to(device)
+        self.raw = dataset.raw.to(device) if dataset.raw.nbytes <= MOST_ON_DEVICE else dataset.raw
         self.label = None if dataset.label is None else dataset.label.to(device)
         self.mask = None if dataset.mask is None else dataset.mask.to(device)
 
@@ -94,7 +96,7 @@ class Stream(torch.utils.data.Dataset[Drawn]):
         """Returns the batch of global sample ids, with shape (B,)."""
         where = self._places(ids).to(self.device)
         draws = Draws(self.seed, ids.to(self.device))
-        x = self.modality.encode(self.raw[where])
+        x = self.modality.encode(self.raw[where.to(self.raw.device)].to(self.device))
         x = self.modality.augment(x, draws.uniform("augment"), self.settings.augment).to(self.dtype)
         label = None if self.label is None else self._drop(self.label[where], draws)
         mask = None if self.mask is None else self.mask[where]

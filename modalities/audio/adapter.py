@@ -9,6 +9,7 @@ from cm_multimodal.errors import DataError, UsageError
 from cm_multimodal.modality import Board, Dataset, Modality, Splits, TensorSpec
 from cm_multimodal.random import Draws
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from torch import Tensor
 from typing import Any
@@ -16,9 +17,10 @@ from typing import Any
 from . import data, edit, metrics, preview
 from .clips import to_int16, to_wave
 from .net import build_net
-from .representations import LEAST_RATE, MOST_RATE, LogMel, build
+from .representations import LEAST_RATE, MOST_RATE, MOST_SAMPLES, LogMel, build
 
 FITTED_TO = 1000  # clips
+BLOCK = 16  # frames that a clip of another length is made of: patches and levels divide it
 
 
 class AudioModality(Modality):
@@ -89,6 +91,18 @@ class AudioModality(Modality):
 
     def duration(self) -> float | None:
         return self.representation.length / self.rate
+
+    def lasting(self, seconds: float) -> TensorSpec:
+        frame = self.representation.length // self.representation.shape[-1]
+        least = BLOCK * frame / self.rate
+        if not least / 2 < seconds <= MOST_SAMPLES / self.rate - least:
+            most = MOST_SAMPLES / self.rate - least
+            raise UsageError(
+                f"seconds={seconds:g} is not possible; these clips last from {least:g} to {most:,.0f} seconds."
+            )
+        length = round(seconds / least) * BLOCK * frame
+        other = build({**self.representation.settings(), "length": length})
+        return replace(self.spec, shape=other.shape, settings={"rate": self.rate, "representation": other.settings()})
 
     def board(self, rows: Mapping[str, Tensor], writer: Board, samples: int) -> None:
         for name, raw in rows.items():

@@ -77,6 +77,9 @@ def test_clips_are_gone_on_with(cmm: Callable[..., int]) -> None:
     assert cmm("train", "experiment=audio/notes", *quick, "name=told") == 0
     assert cmm("edit", "run=runs/told", "how=continue", "n=3", "out=more") == 0
     assert cmm("edit", "run=runs/told", "mask=frame", "n=3", "out=filled") == 0
+    assert cmm("sample", "run=runs/told", "seconds=0.3", "n=2", "steps=2", "out=long") == 0
+    assert len(soundfile.read("long/000000.wav")[0]) == 2560  # five blocks of 16 patches of 32
+    assert cmm("sample", "run=runs/told", "seconds=0", "n=2", "out=none") == 2
     done, _ = soundfile.read("more/000000.wav", dtype="int16")
     real, _ = soundfile.read("more/grid-real.wav", dtype="int16")
     assert np.abs(done[:512].astype(int) - real[:512]).max() <= 1

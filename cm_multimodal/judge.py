@@ -47,7 +47,7 @@ class Judge:
 
     @property
     def digest(self) -> str:
-        """A checksum of the fitted numbers, to a relative precision of 1e-6 so that it survives another processor."""
+        """A checksum of the fitted numbers, rounded to four decimals; another processor may give another one."""
         parts = (self.fitted.support_vectors_, self.fitted.dual_coef_, self.fitted.intercept_)
         text = b"".join(np.float32(np.round(part, 4)).tobytes() for part in parts)
         return hashlib.sha256(text).hexdigest()[:12]

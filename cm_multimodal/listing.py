@@ -43,7 +43,6 @@ from .modality import Skipped
 
 BESIDE = "it lies beside the class folders"
 BLOCK = 64  # files that a thread takes at a time
-MAX_MEMBER_BYTES = 2**26  # of one file in an archive
 MAX_DIRECTORY_BYTES = 4 * 2**20  # of an archive's table of contents: fifty thousand pictures, about
 
 T = TypeVar("T")
@@ -59,11 +58,13 @@ class Kind:
         noun: What one of them is, such as "picture".
         extensions: What their names end with, in small letters.
         heads: What they begin with.
+        most_bytes: The largest size of one in an archive.
     """
 
     noun: str
     extensions: tuple[str, ...]
     heads: tuple[bytes, ...]
+    most_bytes: int = 2**26
 
     def has(self, path: PurePosixPath) -> bool:
         """Says whether a file's name is one of these, and not hidden."""
@@ -121,8 +122,8 @@ def _open_file(path: str) -> BinaryIO:
 
 
 def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, kind: Kind) -> BinaryIO:
-    if not 0 < info.file_size <= MAX_MEMBER_BYTES:
-        raise ValueError(f"{info.file_size:,} bytes are none, or more than {MAX_MEMBER_BYTES:,}")
+    if not 0 < info.file_size <= kind.most_bytes:
+        raise ValueError(f"{info.file_size:,} bytes are none, or more than {kind.most_bytes:,}")
     with archive.open(info) as member:
         head = member.read(4)
         if not head.startswith(kind.heads):

@@ -1,6 +1,7 @@
 r"""Scores are what their formulas say, and refuse what they cannot judge."""
 
 import json
+import math
 import pytest
 import subprocess
 import torch
@@ -103,6 +104,7 @@ def test_measures_tell_what_copies_and_what_collapses() -> None:
     spread = measures.diversity(test, label)
     assert measures.diversity(test[label], label) == 0.0
     assert measures.diversity(2 * test, label) == pytest.approx(2 * spread)
+    assert math.isnan(measures.diversity(test[:2], torch.arange(2)))
     assert measures.diversity(test + 5 * label[:, None], label) == pytest.approx(spread)
 
 
@@ -122,6 +124,8 @@ def test_baselines_stand_beside_the_real_samples() -> None:
     assert ground.judge.digest == Judge(image.vectors, splits.train).digest != Judge(image.vectors, splits.test).digest
     with pytest.raises(UsageError, match="did you mean 'kernel'"):
         measures.check_names(image, ["kernle"])
+    with pytest.raises(UsageError, match="is no list"):
+        measures.check_names(image, "kernel")
 
 
 def test_rows_are_summed_up_over_seeds() -> None:

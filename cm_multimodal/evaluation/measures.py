@@ -31,6 +31,7 @@ from .reference import Reference
 
 NEAR = 0.5
 CHUNK = 1024
+MOST = 2000  # samples of a class
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,26 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
 
 def _same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     n = min(len(a), len(b))
-    return tuple(part[torch.linspace(0, len(part) - 1, n).long()] for part in (a, b))  # type: ignore[return-value]
+    return _evenly(a, n), _evenly(b, n)
+
+
+def _evenly(x: Tensor, most: int) -> Tensor:
+    return x[torch.linspace(0, len(x) - 1, min(len(x), most)).long()]
 
 
 def diversity(features: Tensor, label: Tensor | None) -> float:
     """Returns the mean distance between two samples of one class, the mean over the classes that have two.
+
+    There is no such number where no class has; of a class, so many are looked at as `MOST` says, taken evenly.
 
     Arguments:
         features: With shape (N, D).
         label: The classes, with shape (N,); none: all are of one.
     """
     label = torch.zeros(len(features)) if label is None else label
-    classes = [features[label == value] for value in label.unique()]
-    return float(torch.stack([torch.pdist(part.double()).mean() for part in classes if len(part) > 1]).mean())
+    classes = [_evenly(features[label == value].double(), MOST) for value in label.unique()]
+    distances = [torch.pdist(part).mean() for part in classes if len(part) > 1]
+    return float(torch.stack(distances).mean()) if distances else math.nan
 
 
 def memorised(x: Tensor, train: Tensor, test: Tensor) -> float:
@@ -75,14 +83,12 @@ def _nearest(points: Tensor, others: Tensor) -> Tensor:
 
 def _diversity(ground: Reference, drawn: Drawn) -> float:
     label = drawn.samples.label
-    return diversity(drawn.features, label) / diversity(
-        ground.features, None if label is None else ground.splits.test.label
-    )
+    real = diversity(ground.features, None if label is None else ground.splits.test.label)
+    return diversity(drawn.features, label) / (real or math.nan)
 
 
 def _memorised(ground: Reference, drawn: Drawn) -> float:
-    train, test, here = (ground.vectors_of(part) for part in (ground.splits.train, ground.splits.test, drawn.samples))
-    return memorised(here, train, test)
+    return memorised(ground.vectors_of(drawn.samples), *ground.vectors)
 
 
 MEASURES: dict[str, Callable[[Reference, Drawn], float]] = {
@@ -102,6 +108,8 @@ def check_names(modality: Modality, names: Iterable[str]) -> None:
         UsageError: One of the names is none.
     """
     known = [*MEASURES, *modality.measures]
+    if isinstance(names, str):
+        raise UsageError(f"evaluation.also={names} is no list: 'also=[{names}]'.")
     for name in names:
         if name not in known:
             raise UsageError(f"There is no measure '{name}' for evaluation.also; {nearest(str(name), known)}")

@@ -51,6 +51,11 @@ class Reference:
         """Returns features of raw samples, with shape (N, D): the modality's, or with `features=own` the judge's."""
         return self.judge.features(raw) if self.own else self.modality.features(raw, self.config)
 
+    @cached_property
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        """What the judge sees of the training and of the test samples."""
+        return self.vectors_of(self.splits.train), self.vectors_of(self.splits.test)
+
     def vectors_of(self, part: Dataset) -> Tensor:
         """Returns what the judge sees of samples, with shape (N, D), in float32."""
         return torch.from_numpy(self.modality.vectors(part.raw)).float()

@@ -106,7 +106,8 @@ def _plot(rows: Sequence[Row]) -> Figure:
 
 def _moments(rows: Sequence[Row]) -> tuple[dict[str, float], dict[str, float]]:
     values = {name: [getattr(row, name) for row in rows] for name in SCORES if getattr(rows[0], name) is not None}
-    values |= {name: [row.also[name] for row in rows] for name in rows[0].also}
+    common = [name for name in rows[0].also if all(name in row.also for row in rows)]
+    values |= {name: [row.also[name] for row in rows] for name in common}
     means = {name: statistics.fmean(each) for name, each in values.items()}
     return means, {name: (max(each) - min(each)) / 2 for name, each in values.items()}
 

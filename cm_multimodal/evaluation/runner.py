@@ -136,7 +136,7 @@ def score(
     features = ground.features_of(samples.raw)
     shares = precision_recall(ground.features, features, ground.settings.get("k", 5))
     accuracy = None
-    if samples.label is not None and ground.settings.get("accuracy", True):
+    if samples.label is not None and len(samples.label.unique()) > 1 and ground.settings.get("accuracy", True):
         accuracy = Judge(ground.modality.vectors, samples).accuracy(ground.splits.test)
     also = {}
     for name in ground.settings.get("also") or ():

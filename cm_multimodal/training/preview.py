@@ -24,7 +24,7 @@ def preview_rows(bundle: Bundle, test: Dataset, device: torch.device, columns: i
         f"{steps} step{'s' * (steps > 1)}": collect(small, make_plan(small, n=columns, steps=steps, seed=0), device).raw
         for steps in STEPS
     }
-    return rows | {"real": test.raw[_one_of_each(test, columns)]}
+    return rows | {"real": test.raw[_one_of_each(test, columns)]} if len(test) else rows
 
 
 def draw(

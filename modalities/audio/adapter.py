@@ -2,6 +2,7 @@ r"""The audio modality: 16-bit waveforms of shape (T,), seen by the model throug
 
 __all__ = ["AudioModality"]
 
+import math
 import torch
 
 from cm_multimodal.editing import Measurement
@@ -17,7 +18,8 @@ from typing import Any
 from . import data, edit, metrics, preview
 from .clips import to_int16, to_wave
 from .net import build_net
-from .representations import LEAST_RATE, MOST_RATE, MOST_SAMPLES, LogMel, build
+from .representations import LEAST_RATE, MOST_RATE, MOST_SAMPLES, build
+from .strings import NOTES
 
 FITTED_TO = 1000  # clips
 BLOCK = 16  # frames that a clip of another length is made of: patches and levels divide it
@@ -28,11 +30,13 @@ class AudioModality(Modality):
 
     name = "audio"
     classifier = "support vectors (C = 10) on log-mel spectrograms"
-    measures = ("level", "active", "cents")
+    measures: tuple[str, ...] = ("level", "active")
     edits = edit.EDITS
 
     def __init__(self, spec: TensorSpec) -> None:
         super().__init__(spec)
+        if spec.classes == NOTES:
+            self.measures = (*self.measures, "cents")
         try:
             self.rate = spec.settings["rate"]
             if not (type(self.rate) is int and LEAST_RATE <= self.rate <= MOST_RATE):
@@ -50,13 +54,7 @@ class AudioModality(Modality):
     @classmethod
     def describe(cls, train: Dataset, config: Mapping[str, Any]) -> TensorSpec:
         options = data.options_of(config)
-        asked = {"length": options.length, **options.representation}
-        if asked.get("name") == LogMel.name:
-            asked = {"rate": options.rate, **asked}
-        try:
-            blank = build(asked)
-        except ValueError as error:
-            raise UsageError(f"data.representation: {error}") from error
+        blank = options.blank()
         part = to_wave(train.raw[torch.linspace(0, len(train) - 1, min(len(train), FITTED_TO)).long()])
         fitted = blank.fitted(part)
         sigma = float(fitted.encode(part).std())
@@ -84,6 +82,7 @@ class AudioModality(Modality):
         return preview.write_files(raw, names, self.rate, folder)
 
     def arrays(self, raw: Tensor) -> dict[str, Any]:
+        preview.check_heard(raw, [str(number) for number in range(len(raw))])
         return {"x": to_wave(raw).numpy(), "rate": self.rate, "length": raw.shape[1]}
 
     def features(self, raw: Tensor, config: Mapping[str, Any]) -> Tensor:
@@ -121,7 +120,7 @@ class AudioModality(Modality):
 
     def measure(self, name: str, samples: Dataset, real: Dataset) -> float:
         if name == "cents":
-            return metrics.cents(samples, self.spec.classes, self.rate)
+            return math.nan if samples.label is None else metrics.cents(samples.raw, samples.label, self.rate)
         return (
             metrics.level(samples.raw, real.raw)
             if name == "level"

@@ -6,10 +6,25 @@ loudest part is taken where it is too long; where it is too short, it is placed 
 means anything.
 """
 
-__all__ = ["FRAME", "LEVEL", "QUIET", "Silent", "cut_clips", "fit_clip", "to_int16", "to_wave"]
+__all__ = [
+    "FRAME",
+    "LEVEL",
+    "QUIET",
+    "Silent",
+    "cut_clips",
+    "fit_clip",
+    "long_clips",
+    "loudest_frame",
+    "one_channel",
+    "stored",
+    "to_int16",
+    "to_wave",
+]
 
 import torch
 
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from torch import Tensor
 from torchaudio.functional import resample
 
@@ -18,7 +33,9 @@ PEAK = 0.99
 QUIET = 0.01  # of the loudest frame: 40 dB below it
 FRAME = 0.02  # seconds
 LEAST_SOUND = 0.05  # of a clip
-LEAST_LEVEL = 0.1  # of the loudest clip of a recording: 20 dB below it
+LEAST_LEVEL = 0.05  # of the loudest frame of a recording: 26 dB below it
+LEAST_RATE, MOST_RATE = 100, 2_000_000  # samples a second
+MOST_PHASES = 2000
 FULL = 32767
 
 
@@ -57,27 +74,81 @@ def fit_clip(wave: Tensor, rate: int, wanted_rate: int, length: int, place: floa
 def cut_clips(wave: Tensor, rate: int, wanted_rate: int, length: int, place: float, level: bool = True) -> list[Tensor]:
     """Returns the clips of a recording, each with shape (length,), in float32.
 
-    A recording of at most two clips' length is one clip (`fit_clip`, which has the arguments and the errors). A longer one
-    is cut into clips, and those 20 dB below the loudest one are left out.
+    A recording of at most two clips' length is one clip (`fit_clip`, which has the arguments and the errors); a longer one
+    is cut (`long_clips`).
     """
     wave = _sound(wave, rate, wanted_rate)
     if len(wave) <= 2 * length:
         return [_placed(wave, length, place, level)]
-    parts = wave.unfold(0, length, length)
-    size = parts.square().mean(dim=1).sqrt()
-    heard = parts[size > LEAST_LEVEL * size.max()]
-    return [_levelled(part) if level else part for part in heard]
+    return list(long_clips([wave], loudest_frame(wave, wanted_rate), wanted_rate, wanted_rate, length, level))
 
 
-def _sound(wave: Tensor, rate: int, wanted_rate: int) -> Tensor:
-    """Returns a recording in one channel, of the wanted rate, without the silence at its ends."""
+def long_clips(
+    parts: Iterable[Tensor], loudest: float, rate: int, wanted_rate: int, length: int, level: bool = True
+) -> Iterator[Tensor]:
+    """Yields the clips that a long recording is cut into, one behind the other, but for quiet ones.
+
+    Arguments:
+        parts: The recording in one channel, part by part.
+        loudest: The level of its loudest frame; clips 26 dB below it are left out.
+        rate: Its samples a second.
+        wanted_rate: The clips' samples a second.
+        length: The clips' samples.
+        level: Whether they are brought to one level.
+    """
+    rest = torch.zeros(0)
+    for part in parts:
+        wave = torch.cat([rest, _resampled(part, rate, wanted_rate)])
+        end = len(wave) // length * length
+        clips, rest = wave[:end].reshape(-1, length), wave[end:]
+        for clip in clips[clips.square().mean(dim=1).sqrt() > LEAST_LEVEL * loudest]:
+            yield _levelled(clip) if level else clip
+
+
+def one_channel(wave: Tensor) -> Tensor:
+    """Returns a recording, with shape (channels, T) or (T,), as the mean of its channels, in float32.
+
+    Raises:
+        ValueError: It is empty, or holds numbers that are none.
+    """
     wave = wave.float().mean(dim=0) if wave.ndim > 1 else wave.float()
     if not wave.numel():
         raise ValueError("it has no samples")
     if not wave.isfinite().all():
         raise ValueError("it holds samples that are no numbers")
-    wave = resample(wave, rate, wanted_rate) if rate != wanted_rate else wave
-    return _trimmed(wave, max(round(FRAME * wanted_rate), 1))
+    return wave
+
+
+def loudest_frame(wave: Tensor, rate: int) -> float:
+    """Returns the largest root mean square of the frames of a waveform."""
+    return float(_frame_sizes(wave, _frame(rate)).max())
+
+
+def stored(wave: Tensor) -> Tensor:
+    """Returns a clip as 16-bit numbers.
+
+    Raises:
+        Silent: None of them differs from zero.
+    """
+    raw = to_int16(wave)
+    if not raw.any():
+        raise Silent("it is too quiet for 16 bits")
+    return raw
+
+
+def _sound(wave: Tensor, rate: int, wanted_rate: int) -> Tensor:
+    """Returns a recording in one channel, of the wanted rate, without the silence at its ends."""
+    return _trimmed(_resampled(one_channel(wave), rate, wanted_rate), _frame(wanted_rate))
+
+
+def _resampled(wave: Tensor, rate: int, wanted_rate: int) -> Tensor:
+    """Brings a waveform to a rate, or to one so near that nobody hears it: the filter of an odd ratio would be huge."""
+    if rate == wanted_rate:
+        return wave
+    if not LEAST_RATE <= rate <= MOST_RATE:
+        raise ValueError(f"{rate:,} samples a second are no rate of sounds")
+    ratio = Fraction(wanted_rate, rate).limit_denominator(MOST_PHASES)
+    return resample(wave, ratio.denominator, ratio.numerator)
 
 
 def _placed(wave: Tensor, length: int, place: float, level: bool) -> Tensor:
@@ -94,9 +165,16 @@ def _levelled(wave: Tensor) -> Tensor:
     return wave * min(LEVEL / wave.square().mean().sqrt().item(), PEAK / wave.abs().max().item())
 
 
+def _frame(rate: int) -> int:
+    return max(round(FRAME * rate), 1)
+
+
+def _frame_sizes(wave: Tensor, frame: int) -> Tensor:
+    return torch.nn.functional.pad(wave, (0, -len(wave) % frame)).reshape(-1, frame).square().mean(dim=1).sqrt()
+
+
 def _trimmed(wave: Tensor, frame: int) -> Tensor:
-    frames = torch.nn.functional.pad(wave, (0, -len(wave) % frame)).reshape(-1, frame)
-    size = frames.square().mean(dim=1).sqrt()
+    size = _frame_sizes(wave, frame)
     if not size.max() > 0:
         raise Silent("it is silent")
     heard = (size > QUIET * size.max()).nonzero()

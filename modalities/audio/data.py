@@ -29,16 +29,17 @@ from pathlib import Path
 from torch import Tensor
 from typing import Any, get_type_hints
 
-from .clips import cut_clips, fit_clip, to_int16
+from .clips import cut_clips, fit_clip, stored, to_int16
 from .membranes import DRUMS, membranes
 from .recordings import SOUND, classes_by_pattern, pour
-from .representations import LEAST_RATE, MOST_RATE, MOST_SAMPLES
+from .representations import LEAST_RATE, MOST_RATE, MOST_SAMPLES, LogMel, Representation, build
 from .strings import NOTES, strings
 
 SPOKEN_DIGITS = "audio/fsdd_int16_8k.npz"
 INSTRUMENTS = "audio/sonicpi_cc0_int16_16k.npz"
 TEST_EVERY = 5
 TEST_TAKES = 5
+TEST_FRACTION = 0.1
 PLACES = ("random", "middle")
 LEVELS = ("even", "kept")
 CLASSES = ("digit", "speaker", "both")
@@ -59,7 +60,7 @@ class Options:
         rate: The samples a second.
         length: The samples of a clip.
         level: Whether all clips are brought to one level (even), or are as loud as they were recorded (kept).
-        place: Where a short recording lies among silence: at random, or in the middle.
+        place: Where a short recording lies among silence: at random, or in the middle; computed ones lie at the begin.
         representation: The representation that the model sees, by name, and its settings.
         limit: The largest number of training clips; of a folder, of recordings to learn from.
     """
@@ -69,13 +70,27 @@ class Options:
     folder: str | None = None
     pattern: str | None = None
     by: str = "digit"
-    test_fraction: float = 0.1
+    test_fraction: float = TEST_FRACTION
     rate: int = 8000
     length: int = 8192
     level: str = "even"
     place: str = "random"
     representation: Mapping[str, Any] = field(default_factory=lambda: {"name": "stft"})
     limit: int | None = None
+
+    def blank(self) -> Representation:
+        """Returns the representation that is asked for, not yet fitted.
+
+        Raises:
+            UsageError: It cannot be made.
+        """
+        asked = {"length": self.length, **self.representation}
+        if asked.get("name") == LogMel.name:
+            asked = {"rate": self.rate, **asked}
+        try:
+            return build(asked)
+        except ValueError as error:
+            raise UsageError(f"data.representation: {error}") from error
 
     @property
     def even(self) -> bool:
@@ -93,7 +108,7 @@ class Options:
             )
         if not 0 <= self.test_fraction < 1:
             raise UsageError(f"data.test_fraction={self.test_fraction:g} is no share; it is at least 0 and below 1.")
-        if self.name != "folder" and (self.folder or self.pattern):
+        if self.name != "folder" and (self.folder or self.pattern or self.test_fraction != TEST_FRACTION):
             raise UsageError(
                 f"data.name={self.name} reads no folder; type data=sounds data.folder=PATH to learn from one."
             )
@@ -137,6 +152,7 @@ def load(config: Mapping[str, Any]) -> Splits:
         DataError: What lies there is damaged, or nothing of it can be used.
     """
     options = options_of(config)
+    options.blank()
     return SOURCES[options.name](options)
 
 
@@ -188,8 +204,10 @@ def _spoken_digits(options: Options) -> Splits:
         raise DataError(f"'{pack.file}' is damaged: it does not say which take is which. Copy or download it again.")
     names = tuple(str(name) for name in range(10))
     if options.by != "digit":
-        speakers = [str(name) for name in pack.more["speaker_names"]]
-        speaker = pack.more["speaker"].astype(np.int64)
+        speakers = [str(name) for name in pack.more.get("speaker_names", ())]
+        speaker = pack.more.get("speaker", np.zeros(0)).astype(np.int64)
+        if len(speaker) != len(pack.waves) or not set(speaker.tolist()) <= set(range(len(speakers))):
+            raise DataError(f"'{pack.file}' is damaged: it does not say who speaks. Copy or download it again.")
         digits = names if options.by == "both" else ("",)
         names = tuple(f"{name} {digit}".strip() for name in speakers for digit in digits)
         pack = replace(pack, label=speaker if options.by == "speaker" else 10 * speaker + pack.label)
@@ -217,7 +235,7 @@ def _splits(
         for row in rows.tolist():
             try:
                 found = clips_of(pack.waves[row], pack.rate, options.rate, options.length, places[row], options.even)
-                clips += [to_int16(clip) for clip in found]
+                clips += [stored(clip) for clip in found]
                 label += [int(pack.label[row])] * len(found)
             except ValueError as error:
                 skipped.append(Skipped(f"{pack.file}#{row}", str(error)))

@@ -14,14 +14,13 @@ import numpy as np
 import torch
 
 from cm_multimodal.errors import UsageError, nearest
-from cm_multimodal.modality import Dataset
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from torch import Tensor
 from typing import Any
 
 from .clips import FRAME, QUIET, to_wave
 from .representations import LogMel
-from .strings import NOTES, fundamental
+from .strings import fundamental
 
 EXTRACTORS = ("bands",)
 MELS, FRAMES, CHUNK = 32, 32, 256
@@ -68,31 +67,36 @@ def vectors(raw: Tensor, rate: int) -> np.ndarray:
 
 def level(raw: Tensor, real: Tensor) -> float:
     """Returns the mean level (root mean square) of clips as a share of that of real ones."""
-    sizes = [to_wave(part).square().mean(dim=1).sqrt().mean().item() for part in (raw, real)]
-    return sizes[0] / max(sizes[1], 1e-9)
+    sizes = [
+        torch.cat([to_wave(some).square().mean(dim=1).sqrt() for some in part.split(CHUNK)]) for part in (raw, real)
+    ]
+    return sizes[0].mean().item() / max(sizes[1].mean().item(), 1e-9)
 
 
 def active(raw: Tensor, real: Tensor, rate: int) -> float:
     """Returns the share of frames that can be heard, at most 40 dB below a clip's loudest one, beside that of real clips."""
-    shares = []
-    for part in (raw, real):
-        frames = to_wave(part).unfold(1, frame := max(round(FRAME * rate), 1), frame).square().mean(dim=2).sqrt()
-        shares.append((frames > QUIET * frames.amax(dim=1, keepdim=True).clamp_min(1e-9)).double().mean().item())
-    return shares[0] / max(shares[1], 1e-9)
+    shares = [torch.cat([_active(to_wave(some), rate) for some in part.split(CHUNK)]).mean() for part in (raw, real)]
+    return float(shares[0] / shares[1].clamp_min(1e-9))
 
 
-def cents(samples: Dataset, classes: Sequence[str], rate: int) -> float:
+def _active(wave: Tensor, rate: int) -> Tensor:
+    frame = min(max(round(FRAME * rate), 1), wave.shape[1])
+    frames = wave.unfold(1, frame, frame).square().mean(dim=2).sqrt()
+    return (frames > QUIET * frames.amax(dim=1, keepdim=True).clamp_min(1e-9)).double().mean(dim=1)
+
+
+def cents(raw: Tensor, note: Tensor, rate: int) -> float:
     """Returns the median error of the pitch of notes, in hundredths of a semitone; a clip without a pitch is 10,000 off.
 
     The pitch is that of librosa's pYIN, the median over the frames that are voiced.
 
-    Raises:
-        UsageError: The classes are not the twelve notes of `strings`.
+    Arguments:
+        raw: Clips with shape (N, T), in int16.
+        note: Their notes, counted from C3, with shape (N,).
+        rate: The samples a second.
     """
-    if tuple(classes) != NOTES or samples.label is None:
-        raise UsageError("The measure 'cents' is for notes: data=strings.")
-    wanted, errors = fundamental(samples.label), []
-    for wave, pitch in zip(to_wave(samples.raw).numpy(), wanted.tolist(), strict=True):
+    errors = []
+    for wave, pitch in zip(to_wave(raw).numpy(), fundamental(note).tolist(), strict=True):
         found, voiced, _ = librosa.pyin(wave, fmin=LOW, fmax=HIGH, sr=rate, frame_length=PITCH_FRAME)
         errors.append(abs(1200 * np.log2(np.median(found[voiced]) / pitch)) if voiced.any() else NO_PITCH)
     return float(np.median(errors))
@@ -100,5 +104,5 @@ def cents(samples: Dataset, classes: Sequence[str], rate: int) -> float:
 
 def _heard(raw: Tensor, rate: int) -> Tensor:
     """Returns what can be heard of clips, with shape (N, 32, 32): 0 in the loudest place."""
-    mel = log_mel(centred(raw), rate)
+    mel = torch.cat([log_mel(centred(part), rate) for part in raw.split(CHUNK)])
     return (mel - mel.amax(dim=(1, 2), keepdim=True)).clamp_min(-RANGE)

@@ -133,6 +133,8 @@ def build_net(config: Mapping[str, Any], spec: TensorSpec, two_times: bool) -> n
     channels, *sides = spec.shape
     if any(side % size.patch for side in sides):
         raise UsageError(f"net.patch={size.patch} does not divide the grid, {'x'.join(map(str, sides))}.")
+    if size.frequency_attention and len(sides) == 1:
+        raise UsageError("net.frequency_attention=true: a waveform has no frequencies to attend along.")
     shape = UNetShape(
         size.channels, size.multipliers, size.blocks, size.attention, size.middle_attention, size.frequency_attention,
         dropout=size.dropout, embedding=size.embedding,

@@ -1,6 +1,6 @@
 r"""Clips to listen to and to look at: WAV files, and a sheet of waveforms and mel spectrograms."""
 
-__all__ = ["sheet", "write_files"]
+__all__ = ["check_heard", "sheet", "write_files"]
 
 import soundfile
 import torch
@@ -36,15 +36,24 @@ def write_files(raw: Tensor, names: list[str], rate: int, folder: Path) -> list[
     Raises:
         DataError: A clip is silent; none of them is written.
     """
+    check_heard(raw, names)
+    files = [folder / f"{name}.wav" for name in names]
+    for clip, file in zip(raw, files, strict=True):
+        _save(clip, rate, file)
+    return files
+
+
+def check_heard(raw: Tensor, names: list[str]) -> None:
+    """Refuses clips, with shape (N, T), of which one is silent.
+
+    Raises:
+        DataError: The message counts them, and names the first.
+    """
     silent = [name for clip, name in zip(raw, names, strict=True) if not clip.any()]
     if silent:
         raise DataError(
             f"{len(silent)} of {len(raw)} generated clips are silent, '{silent[0]}' first; nothing was written."
         )
-    files = [folder / f"{name}.wav" for name in names]
-    for clip, file in zip(raw, files, strict=True):
-        _save(clip, rate, file)
-    return files
 
 
 def sheet(rows: Mapping[str, Tensor], rate: int, file: Path) -> Path:

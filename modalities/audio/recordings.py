@@ -13,7 +13,8 @@ import soundfile
 import tempfile
 import torch
 
-from cm_multimodal.errors import DataError, UsageError
+from cm_multimodal import signals
+from cm_multimodal.errors import DataError, UsageError, UserError
 from cm_multimodal.listing import Kind, Opener, reason_of
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,15 +22,30 @@ from pathlib import PurePosixPath
 from torch import Tensor
 from typing import BinaryIO
 
-from .clips import cut_clips, to_int16
+from .clips import Silent, cut_clips, long_clips, loudest_frame, one_channel, stored
 
 SOUND = Kind(
     "sound",
     (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff", ".m4a", ".aac", ".wma"),
-    (b"RIFF", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2"),
+    (
+        b"RIFF",
+        b"RF64",
+        b"fLaC",
+        b"OggS",
+        b"ID3",
+        b"FORM",
+        b"\xff\xfa",
+        b"\xff\xfb",
+        b"\xff\xf2",
+        b"\xff\xf3",
+        b"\xff\xe2",
+        b"\xff\xe3",
+    ),
+    2**29,
 )
 BLOCK = 120  # seconds read at a time, or four clips
 LEAST_READ = 0.9  # of the samples that a header promises
+UNKNOWN = 1 << 60  # samples: what libsndfile says of a stream whose header does not tell
 CLASS = "{class}"
 
 
@@ -80,13 +96,14 @@ def pour(openers: Sequence[Opener], rate: int, length: int, places: Sequence[flo
         DataError: The disk is full.
     """
     counts, reasons = [], []
-    with tempfile.TemporaryFile() as file:
+    with signals.deferred(), tempfile.TemporaryFile() as file:
         for opener, place in zip(openers, places, strict=True):
+            signals.check()
             begin, reason = file.tell(), ""
             try:
                 for clip in _clips(opener, rate, length, place, level):
-                    _write(file, to_int16(clip))
-            except DataError:
+                    _write(file, stored(clip))
+            except UserError:
                 raise
             except Exception as error:  # a decoder fed with foreign bytes may raise anything
                 file.seek(begin)
@@ -110,29 +127,43 @@ def _write(file: BinaryIO, clip: Tensor) -> None:
 
 
 def _clips(opener: Opener, rate: int, length: int, place: float, level: bool) -> Iterator[Tensor]:
-    """Yields the clips of a recording.
+    """Yields the clips of a recording; one that is no longer than a block is read once, others twice.
 
     Raises:
         ValueError: There are none; the message says why.
     """
     with opener() as stream, soundfile.SoundFile(stream) as sound:
-        block = max(BLOCK * sound.samplerate, 4 * length * sound.samplerate // rate)
-        reason, some, read = "it has no samples", False, 0
-        while len(part := sound.read(block, dtype="float32", always_2d=True)):
-            read += len(part)
-            try:
-                for clip in cut_clips(torch.from_numpy(part.T.copy()), sound.samplerate, rate, length, place, level):
-                    yield clip
-                    some = True
-            except ValueError as error:
-                reason = str(error)
-        if read < LEAST_READ * sound.frames:
-            seconds = sound.frames / sound.samplerate
-            raise ValueError(
-                f"it ends after {read / sound.samplerate:.1f} of the {seconds:,.1f} seconds that its header promises"
-            )
-        if not some:
-            raise ValueError(reason)
+        size = max(BLOCK * sound.samplerate, 4 * length * sound.samplerate // rate)
+        first = _read(sound, size)
+        if len(first.T) < size:
+            _check_end(len(first.T), sound)
+            yield from cut_clips(first, sound.samplerate, rate, length, place, level)
+            return
+        loudest, read = 0.0, 0
+        for part in _parts(sound, size):
+            loudest, read = max(loudest, loudest_frame(part, sound.samplerate)), read + len(part)
+        _check_end(read, sound)
+        if not loudest > 0:
+            raise Silent("it is silent")
+        yield from long_clips(_parts(sound, size), loudest, sound.samplerate, rate, length, level)
+
+
+def _read(sound: soundfile.SoundFile, size: int) -> Tensor:
+    return torch.from_numpy(sound.read(size, dtype="float32", always_2d=True).T.copy())
+
+
+def _parts(sound: soundfile.SoundFile, size: int) -> Iterator[Tensor]:
+    """Yields a recording from its begin, in one channel."""
+    sound.seek(0)
+    while (part := _read(sound, size)).numel():
+        signals.check()
+        yield one_channel(part)
+
+
+def _check_end(read: int, sound: soundfile.SoundFile) -> None:
+    if sound.frames < UNKNOWN and read < LEAST_READ * sound.frames:
+        seconds, rate = sound.frames / sound.samplerate, sound.samplerate
+        raise ValueError(f"it ends after {read / rate:.1f} of the {seconds:,.1f} seconds that its header promises")
 
 
 def _reason_of(error: Exception) -> str:

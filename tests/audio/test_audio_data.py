@@ -10,7 +10,6 @@ import torch
 
 from cm_multimodal.errors import DataError, UsageError
 from cm_multimodal.judge import Judge
-from cm_multimodal.modality import Dataset
 from cm_multimodal.training.saved import load as load_bundle
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +18,7 @@ from modalities.audio.adapter import AudioModality
 from modalities.audio.clips import LEVEL, Silent, fit_clip, to_int16
 from modalities.audio.data import SPOKEN_DIGITS, load
 from modalities.audio.membranes import DRUMS, membranes
-from modalities.audio.strings import NOTES, fundamental, strings
+from modalities.audio.strings import fundamental, strings
 from pathlib import Path
 from scipy.special import jn_zeros
 from typing import Any
@@ -74,6 +73,15 @@ def test_what_is_no_clip_is_said(wave: torch.Tensor, kind: type[Exception], says
     """Empty, silent and broken recordings are errors with a reason."""
     with pytest.raises(kind, match=says):
         fit_clip(wave, RATE, RATE, 8192, 0.0)
+
+
+def test_odd_rates_keep_the_pitch_and_absurd_ones_are_none() -> None:
+    """The filter of a ratio of large primes would fill the memory: a ratio so near is taken that nobody hears it."""
+    odd = 0.3 * torch.sin(2 * torch.pi * 440 * torch.arange(11127) / 11127)
+    assert int(torch.fft.rfft(fitted(odd, 11127)).abs().argmax()) == 440
+    for rate in (7, 3_000_000_000):
+        with pytest.raises(ValueError, match="no rate of sounds"):
+            fitted(odd, rate)
 
 
 def test_strings_have_their_pitch() -> None:
@@ -133,11 +141,13 @@ def test_the_pitch_of_notes_is_measured_in_cents() -> None:
     """Real strings are off by a few cents, a semitone higher is a hundred, and silence is 10,000 off."""
     wave, note = strings(0, torch.arange(12), RATE, 4096)
     raw = to_int16(0.3 * wave)
-    assert metrics.cents(Dataset(raw, note), NOTES, RATE) < 12
-    assert metrics.cents(Dataset(raw, (note - 1) % 12), NOTES, RATE) == pytest.approx(100, abs=12)
-    assert metrics.cents(Dataset(torch.zeros_like(raw), note), NOTES, RATE) == metrics.NO_PITCH
-    with pytest.raises(UsageError, match="data=strings"):
-        metrics.cents(Dataset(raw, note), ("a", "b"), RATE)
+    assert metrics.cents(raw, note, RATE) < 12
+    assert metrics.cents(raw, (note - 1) % 12, RATE) == pytest.approx(100, abs=12)
+    assert metrics.cents(torch.zeros_like(raw), note, RATE) == metrics.NO_PITCH
+    notes, others = (AudioModality.describe(load({"name": name, "limit": 24}).train, {"name": name}) for name in
+                     ("strings", "membranes"))  # fmt: skip
+    assert "cents" in AudioModality(notes).measures
+    assert "cents" not in AudioModality(others).measures
 
 
 def test_judges_do_not_see_where_a_clip_lies() -> None:
@@ -177,6 +187,8 @@ def test_spoken_digits_are_split_by_takes() -> None:
         ({"name": "strings", "rate": 10}, "between 1,000"), ({"name": "strings", "length": "long"}, "a whole number"),
         ({"name": "strings", "limit": 0}, "at least 1"), ({"name": "strings", "place": "left"}, "middle, random"),
         ({"name": "strings", "by": "speaker"}, "digit, speaker, both"),
+        ({"name": "strings", "test_fraction": 0.2}, "reads no folder"),
+        ({"name": "strings", "length": 8191}, "no multiple of 64"),
         ({"name": "spoken_digits", "root": "nowhere"}, "CMM_DATA"),
         ({"name": "strings", "representation": "stft"}, "data.representation.name=stft"),
     ],
@@ -213,6 +225,8 @@ def test_generated_clips_are_never_broken_or_silent(tmp_path: Path) -> None:
     raw = torch.stack([to_int16(TONE), torch.zeros(RATE, dtype=torch.int16)])
     with pytest.raises(DataError, match="1 of 2 generated clips are silent"):
         sounds.write(raw, ["a", "b"], tmp_path)
+    with pytest.raises(DataError, match="1 of 2 generated clips are silent"):
+        sounds.arrays(raw)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,13 +1,16 @@
 r"""A folder of recordings becomes clips; what cannot be used is skipped, counted and named, or refused with a sentence."""
 
+import json
 import numpy as np
 import pytest
+import signal
 import soundfile
 import torch
 import zipfile
 
-from cm_multimodal.errors import DataError, UsageError
+from cm_multimodal.errors import DataError, Interrupted, UsageError
 from cm_multimodal.modality import Splits
+from collections.abc import Callable
 from modalities.audio import recordings
 from modalities.audio.clips import LEVEL, to_wave
 from modalities.audio.data import load
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 RATE, LENGTH = 8000, 4000
+FORM = {"name": "folder", "rate": RATE, "length": LENGTH, "representation": {"name": "patches"}}
 KINDS = {"wav": "PCM_16", "flac": "PCM_24", "ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}
 
 
@@ -28,7 +32,7 @@ def save(file: Path, sound: np.ndarray, rate: int = RATE, subtype: str | None = 
 
 
 def read(folder: Path, **options: Any) -> Splits:
-    return load({"name": "folder", "folder": str(folder), "rate": RATE, "length": LENGTH, **options})
+    return load({**FORM, "folder": str(folder), **options})
 
 
 def pitch(raw: torch.Tensor) -> float:
@@ -76,11 +80,71 @@ def test_levels_are_kept_if_they_are_to_be(tmp_path: Path) -> None:
 def test_parts_join_without_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of seconds read at a time bounds the memory, not what comes out."""
     save(tmp_path / "a.wav", tone(440, 9.0, RATE))
-    whole = read(tmp_path, test_fraction=0.0).train.raw
+    whole = read(tmp_path, test_fraction=0.0, length=4096).train.raw
     monkeypatch.setattr(recordings, "BLOCK", 3)
-    parts = read(tmp_path, test_fraction=0.0).train.raw
-    assert whole.shape == parts.shape == (18, LENGTH)
+    parts = read(tmp_path, test_fraction=0.0, length=4096).train.raw
+    assert whole.shape == parts.shape == (17, 4096)
     assert torch.equal(whole, parts)
+
+
+def test_silence_is_that_of_the_whole_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Minutes of hiss between two of sound are no clips, though each part of them is as loud as its loudest frame."""
+    hiss = 0.002 * np.random.RandomState(0).randn(12 * RATE)
+    save(tmp_path / "a.wav", np.concatenate([tone(440, 4.0, RATE), hiss, tone(440, 4.0, RATE)]))
+    monkeypatch.setattr(recordings, "BLOCK", 3)
+    train = read(tmp_path, test_fraction=0.0).train
+    assert len(train) == 16
+    assert all(round(pitch(clip), -1) == 440 for clip in train.raw)
+    broken = np.concatenate([tone(440, 6.0, RATE), np.full(RATE, np.nan), tone(440, 6.0, RATE)])
+    save(tmp_path / "b.wav", broken, subtype="FLOAT")
+    again = read(tmp_path, test_fraction=0.0).train
+    assert [(one.path, one.reason) for one in again.skipped] == [("b.wav", "it holds samples that are no numbers")]
+    assert torch.equal(again.raw, train.raw)
+
+
+def test_a_wish_to_stop_is_no_broken_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the reading, whatever decoder it falls into."""
+    for number in range(3):
+        save(tmp_path / f"{number}.wav", tone(440, 0.5, RATE))
+    usual = recordings.cut_clips
+
+    def stopped(*how: Any) -> list[torch.Tensor]:
+        signal.raise_signal(signal.SIGTERM)
+        return usual(*how)
+
+    monkeypatch.setattr(recordings, "cut_clips", stopped)
+    with pytest.raises(Interrupted):
+        read(tmp_path, test_fraction=0.0)
+
+
+def test_a_wav_that_is_cut_short_counts_as_far_as_it_goes(tmp_path: Path) -> None:
+    """Whatever its header claims."""
+    save(tmp_path / "a.wav", tone(440, 20.0, RATE))
+    whole = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(whole[: len(whole) // 2])
+    assert len(read(tmp_path, test_fraction=0.0).train) == 19
+
+
+def test_a_folder_with_nothing_held_back_trains_and_one_class_is_scored(
+    tmp_path: Path, cmm: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its previews show no real samples; a set of one class has no accuracy score, and all the others."""
+    for number in range(30):
+        save(tmp_path / "mine" / "voices" / f"{number}.wav", tone(300 + 10 * number, 0.5, RATE))
+    quick = (
+        "data.length=2048",
+        "net.channels=8",
+        "net.multipliers=[1,2]",
+        "train.samples=64",
+        "train.preview_every=64",
+    )
+    words = ("train", "experiment=audio/sounds", f"data.folder={tmp_path / 'mine'}", *quick)
+    assert cmm(*words, "data.test_fraction=0.0", "name=none") == 0
+    assert cmm(*words, "data.test_fraction=0.4", "name=some") == 0
+    assert cmm("evaluate", "run=runs/some", "steps=[1]", "seeds=[0]", "n=12", "device=cpu") == 0
+    real, drawn = json.loads(Path("runs/some/evaluation/metrics.json").read_text())["rows"]
+    assert real["accuracy"] is drawn["accuracy"] is None
+    assert drawn["also"].keys() == {"diversity", "memorised", "level", "active"}
 
 
 def test_classes_stand_in_names_too(tmp_path: Path) -> None:
@@ -164,4 +228,4 @@ def test_wrong_options_get_sentences(options: dict[str, Any], says: str, tmp_pat
     """Options that do not fit, and folders that are not there."""
     save(tmp_path / "a.wav", tone(440, 0.5, RATE))
     with pytest.raises(UsageError, match=says):
-        load({"name": "folder", "folder": str(tmp_path), "rate": RATE, "length": LENGTH, **options})
+        load({**FORM, "folder": str(tmp_path), **options})

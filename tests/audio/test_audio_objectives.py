@@ -35,7 +35,9 @@ def test_every_objective_learns_sounds(name: str, teacher: Path, cmm: Callable[.
     )
     assert cmm("train", *TINY, f"objective={name}", *taught, "name=mine") == 0
     assert cmm("sample", "run=runs/mine", "steps=2", "n=2", "out=clips") == 0
-    for file in sorted(Path("clips").glob("0*.wav")):
+    files = sorted(Path("clips").glob("0*.wav"))
+    assert len(files) == 2
+    for file in files:
         sound, rate = soundfile.read(file)
         assert (len(sound), rate) == (1024, 8000)
         assert sound.any()

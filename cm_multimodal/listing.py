@@ -15,6 +15,7 @@ __all__ = [
     "Opener",
     "attempt_all",
     "class_of",
+    "data_root",
     "find_files",
     "hold_out",
     "list_archive",
@@ -78,6 +79,11 @@ class Listing:
 
     openers: dict[PurePosixPath, Opener]
     skipped: tuple[Skipped, ...] = ()
+
+
+def data_root(root: str | Path | None) -> Path:
+    """Returns the folder that holds the data sets: the option `data.root`, or else `$CMM_DATA`, or else `./data`."""
+    return Path(root or os.environ.get("CMM_DATA") or "data").expanduser()
 
 
 def reason_of(error: Exception) -> str:

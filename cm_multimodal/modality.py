@@ -212,7 +212,15 @@ class Modality(ABC):
         raise UsageError(f"net.known=true: the modality '{self.name}' does not complete samples.")
 
     def augment(self, x: Tensor, uniform: Tensor, config: Mapping[str, Any]) -> Tensor:
-        """Returns a random variation of samples, with shape (B, *), from one uniform number each, with shape (B,)."""
+        """Returns a random variation of samples, with shape (B, *), from one uniform number each, with shape (B,).
+
+        Raises:
+            UsageError: A setting of `train.augment` is unknown here.
+        """
+        if config:
+            raise UsageError(
+                f"train.augment={dict(config)} is not possible: the modality '{self.name}' varies no samples."
+            )
         return x
 
 

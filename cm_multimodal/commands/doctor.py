@@ -3,14 +3,13 @@ r"""cmm doctor: says what this machine can do, in sentences."""
 __all__ = ["run"]
 
 import importlib.metadata
-import os
 import torch
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from ..derivatives import DERIVATIVES, self_test
+from ..listing import data_root
 from ..machine import describe_machine
 
 PACKAGES = ("torch", "torchaudio", "lightning", "hydra-core", "einops", "sentencepiece", "librosa", "torchmetrics")
@@ -31,7 +30,7 @@ def findings(root: str | None) -> Iterator[str]:
     yield f"bf16 in hardware: {'yes; precision=auto uses it' if facts['bf16'] else 'no; training is in float32'}."
     yield "Packages: " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES) + "."
     yield from _derivatives()
-    folder = Path(root or os.environ.get("CMM_DATA") or "data").expanduser()
+    folder = data_root(root)
     held = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else ""
     yield f"Data: '{folder}' {f'holds {held}' if held else 'holds nothing; set data.root= or CMM_DATA'}."
 

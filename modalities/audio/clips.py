@@ -2,8 +2,8 @@ r"""Clips: any recording as a waveform of one rate, one channel, one length and 
 
 Channels are averaged, and the rate is changed by a windowed sinc. Silence at both ends, 40 dB below the loudest part, is cut
 off. What is left, and is no mere click, is brought to one level (its root mean square; the peak stays below 1), and its
-loudest part is taken where it is too long; where it is too short, it is placed at random among silence, so that no place
-means anything.
+loudest part is taken where it is too long; where it is too short, it is placed among silence. Or a recording longer than two
+clips is cut into clips, without those that are quiet beside its loudest frame.
 """
 
 __all__ = [

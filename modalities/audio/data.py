@@ -12,12 +12,11 @@ How a recording becomes a clip is said in `clips.py`.
 __all__ = ["Options", "load", "options_of"]
 
 import numpy as np
-import os
 import torch
 import zipfile
 
 from cm_multimodal.errors import DataError, UsageError, nearest
-from cm_multimodal.listing import BESIDE, class_of, find_files, hold_out, readable
+from cm_multimodal.listing import BESIDE, class_of, data_root, find_files, hold_out, readable
 from cm_multimodal.modality import Dataset, Skipped, Splits
 from cm_multimodal.random import uniform
 from cm_multimodal.values import check_values
@@ -118,6 +117,8 @@ class Options:
             raise UsageError(f"There is no data.level={self.level}; {nearest(self.level, LEVELS)}")
         if self.place not in PLACES:
             raise UsageError(f"There is no data.place={self.place}; {nearest(self.place, PLACES)}")
+        if self.place == "middle" and self.name in ("strings", "membranes"):
+            raise UsageError(f"data.name={self.name} has no short recordings to place: its sounds fill their clips.")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"data.limit={self.limit} is not possible; it is at least 1.")
         if not isinstance(self.representation, Mapping):
@@ -182,7 +183,7 @@ class Pack:
 
 
 def _unpacked(options: Options, path: str, label: str, classes: int) -> Pack:
-    file = Path(options.root or os.environ.get("CMM_DATA") or "data").expanduser() / path
+    file = data_root(options.root) / path
     if not file.is_file():
         raise UsageError(f"There is no file '{file}'; set data.root= or CMM_DATA to the folder that holds {path}.")
     try:

@@ -9,15 +9,14 @@ Size and channels are read from the data: the most common size of the pictures, 
 picture are equal. The options `size` and `channels` overrule that in every data set.
 """
 
-__all__ = ["Options", "data_root", "load"]
+__all__ = ["Options", "load"]
 
 import math
 import numpy as np
-import os
 import torch
 
 from cm_multimodal.errors import DataError, UsageError, nearest
-from cm_multimodal.listing import BESIDE, Opener, class_of, find_files, hold_out, readable
+from cm_multimodal.listing import BESIDE, Opener, class_of, data_root, find_files, hold_out, readable
 from cm_multimodal.modality import Dataset, Skipped, Splits
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,11 +113,6 @@ def _options(config: Mapping[str, Any]) -> Options:
     return options
 
 
-def data_root(config: Mapping[str, Any]) -> Path:
-    """Returns the folder that holds the data sets: the option `root`, or else `$CMM_DATA`, or else `./data`."""
-    return Path(config.get("root") or os.environ.get("CMM_DATA") or "data").expanduser()
-
-
 def load(config: Mapping[str, Any]) -> Splits:
     """Reads a data set of pictures.
 
@@ -188,7 +182,7 @@ def _existing(file: Path, options: Options) -> Path:
     for path in (file, file.with_name(f"{file.name}.gz")):
         if path.is_file():
             return path
-    root = data_root({"root": options.root})
+    root = data_root(options.root)
     raise UsageError(
         f"There is no file '{file}'. Data sets are looked for in '{root}'; type data.root=FOLDER, or set "
         f"CMM_DATA=FOLDER, for the folder in which '{file.parent.relative_to(root)}' lies."
@@ -206,7 +200,7 @@ def _idx_part(folder: Path, part: str, options: Options) -> tuple[np.ndarray, np
 def _idx(options: Options) -> Splits:
     if options.path is None:
         raise UsageError("Which idx files? Type data.path=SUB-PATH of the data root, such as image/fashion_mnist.")
-    folder = data_root({"root": options.root}) / options.path
+    folder = data_root(options.root) / options.path
     (train, train_labels), (test, test_labels) = (_idx_part(folder, part, options) for part in ("train", "t10k"))
     if train.shape[1:] != test.shape[1:]:
         raise DataError(f"'{folder}' has training pictures of {train.shape[1:]} pixels and others of {test.shape[1:]}.")
@@ -233,7 +227,7 @@ def _cifar10_part(files: Sequence[Path], limit: int | None, options: Options) ->
 
 
 def _cifar10(options: Options) -> Splits:
-    folder = data_root({"root": options.root}) / (options.path or CIFAR10_PATH)
+    folder = data_root(options.root) / (options.path or CIFAR10_PATH)
     first, second, test = (folder / f"cifar10_jpegq75_{part}.npz" for part in ("train_0", "train_1", "test"))
     return Splits(_cifar10_part([first, second], options.limit, options), _cifar10_part([test], None, options))
 

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from cm_multimodal.errors import DataError, UsageError, nearest
+from cm_multimodal.listing import data_root
 from collections.abc import Mapping
 from pathlib import Path
 from torch import Tensor
 from torch.nn import functional as F
 from typing import Any
 
-from .data import data_root
 from .packed import DAMAGE
 
 EXTRACTORS = ("pixels", "resnet20")
@@ -43,7 +43,7 @@ def vectors(raw: Tensor) -> np.ndarray:
 def _resnet20_features(raw: Tensor, config: Mapping[str, Any]) -> Tensor:
     if raw.shape[1:] != (3, 32, 32):
         raise UsageError(f"The features 'resnet20' are for 32x32 colour pictures, not {tuple(raw.shape[1:])}.")
-    weights = _resnet20(data_root(config) / "features" / "cifar10_resnet20.npz")
+    weights = _resnet20(data_root(config.get("root")) / "features" / "cifar10_resnet20.npz")
     mean, std = (torch.tensor(values)[:, None, None] for values in IMAGENET)
     parts = [_resnet20_forward((part.float() / 255 - mean) / std, weights) for part in raw.split(250)]
     return torch.cat(parts).double()

@@ -187,6 +187,7 @@ def test_spoken_digits_are_split_by_takes() -> None:
         ({"name": "strings", "rate": 10}, "between 1,000"), ({"name": "strings", "length": "long"}, "a whole number"),
         ({"name": "strings", "limit": 0}, "at least 1"), ({"name": "strings", "place": "left"}, "middle, random"),
         ({"name": "strings", "by": "speaker"}, "digit, speaker, both"),
+        ({"name": "strings", "place": "middle"}, "no short recordings"),
         ({"name": "strings", "test_fraction": 0.2}, "reads no folder"),
         ({"name": "strings", "length": 8191}, "no multiple of 64"),
         ({"name": "spoken_digits", "root": "nowhere"}, "CMM_DATA"),
@@ -215,6 +216,14 @@ def test_damaged_packs_are_refused(tmp_path: Path) -> None:
 def adapter(**representation: Any) -> AudioModality:
     config = {"name": "strings", "length": 4096, "limit": 48, "representation": representation}
     return AudioModality(AudioModality.describe(load(config).train, config))
+
+
+def test_variations_that_nobody_makes_are_refused() -> None:
+    """A setting of augmentation is not accepted and ignored."""
+    x = torch.zeros(2, 256)
+    assert torch.equal(adapter(name="patches").augment(x, torch.zeros(2), {}), x)
+    with pytest.raises(UsageError, match="varies no samples"):
+        adapter(name="patches").augment(x, torch.zeros(2), {"flip": 0.5})
 
 
 def test_generated_clips_are_never_broken_or_silent(tmp_path: Path) -> None:

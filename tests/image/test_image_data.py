@@ -13,9 +13,10 @@ import tracemalloc
 import zipfile
 
 from cm_multimodal.errors import DataError, UsageError
+from cm_multimodal.listing import data_root
 from collections.abc import Iterator
 from contextlib import contextmanager
-from modalities.image.data import data_root, load
+from modalities.image.data import load
 from pathlib import Path
 from PIL import Image
 
@@ -64,10 +65,10 @@ def test_wrong_option_is_a_sentence(config: dict[str, object], said: str) -> Non
 def test_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """The data root is the option, or else CMM_DATA, or else ./data."""
     monkeypatch.setenv("CMM_DATA", "/from/environment")
-    assert data_root({"root": "/from/option"}) == Path("/from/option")
-    assert data_root({"root": None}) == Path("/from/environment")
+    assert data_root("/from/option") == Path("/from/option")
+    assert data_root(None) == Path("/from/environment")
     monkeypatch.delenv("CMM_DATA")
-    assert data_root({}) == Path("data")
+    assert data_root(None) == Path("data")
 
 
 # The digits

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from cm_multimodal.errors import DataError, UsageError
-from modalities.image.data import data_root
+from cm_multimodal.listing import data_root
 from modalities.image.metrics import features
 from pathlib import Path
 from PIL import Image
 
-ROOT = data_root({})
+ROOT = data_root(None)
 WEIGHTS = ROOT / "features" / "cifar10_resnet20.npz"
 SHEET = ROOT / "image" / "cifar10" / "lossless_test_0000_0999.png"
 

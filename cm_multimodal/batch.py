@@ -18,7 +18,8 @@ class Conditions:
         label: The class, with shape (B,) and int64; the number of classes stands for "none"; absent without classes.
         mask: Ones for real positions and zeros for padding, with shape (B, L...); absent where nothing is padded.
         dropout: Where dropout masks are drawn from; absent switches dropout off.
-        known: A part of the clean sample and where it lies (`told`), with shape (B, C + 1, *); absent tells nothing.
+        known: What is known of the clean sample, with shape (B, *): a part of it and where it lies (`told`), or what
+            else the modality tells of it; absent tells nothing.
     """
 
     label: Tensor | None = None

@@ -14,7 +14,7 @@ References:
     | Consistency Models (Song et al., 2023), algorithm 4 and appendix D
 """
 
-__all__ = ["Known", "Measurement", "between", "complete", "masked"]
+__all__ = ["Hint", "Known", "Measurement", "between", "complete", "masked"]
 
 import torch
 
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from torch import Tensor
 
-from .batch import Conditions
+from .batch import Conditions, told
 from .maps import SolutionMap
 from .random import Draws
 from .tensors import expand_right
@@ -35,17 +35,28 @@ class Measurement:
     Arguments:
         measure: Maps samples, with shape (B, *), to what is known of them.
         back: Maps that to samples that measure the same.
-        where: Where whole values are known, ones or zeros that broadcast to a sample; absent if it measures otherwise.
+        told: Maps them to what a network is told that was trained on parts of samples (`Conditions.known`); absent: nothing.
     """
 
     measure: Callable[[Tensor], Tensor]
     back: Callable[[Tensor], Tensor]
-    where: Tensor | None = None
+    told: Callable[[Tensor], Tensor] | None = None
+
+    def project(self, x: Tensor, value: Tensor) -> Tensor:
+        """Returns samples, with shape (B, *), moved by the right inverse so that they measure a value."""
+        return x + self.back(value - self.measure(x))
+
+
+class Hint(Measurement):
+    """A measurement, of any kind, that only the network is told; `back` shows it as a sample, and none is moved by it."""
+
+    def project(self, x: Tensor, value: Tensor) -> Tensor:
+        return x
 
 
 def masked(mask: Tensor) -> Measurement:
     """Returns the measurement of what lies under a mask, ones or zeros that broadcast to a sample."""
-    return Measurement(lambda x: x * mask.to(x), lambda x: x, mask)
+    return Measurement(lambda x: x * mask.to(x), lambda x: x, lambda x: told(x, mask))
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,7 @@ class Known:
 
     def put_into(self, x: Tensor) -> Tensor:
         """Returns samples, with shape (B, *), moved by the right inverse so that they measure what is known."""
-        return x + self.measurement.back(self.value - self.measurement.measure(x))
+        return self.measurement.project(x, self.value)
 
 
 def complete(

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from .editing import Measurement
 from .errors import UsageError, nearest
+from .maps import SolutionMap
 from .random import Draws
 
 BUILT_IN = "modalities"
@@ -106,12 +107,14 @@ class Modality(ABC):
         classifier: What the accuracy score fits, in words.
         measures: The names of measures of its own.
         edits: The kinds of editing that complete what is known of a sample.
+        alone: Whether samples are drawn from noise and a class alone, or only from what the first of `edits` knows of one.
     """
 
     name: str
     classifier: str
     measures: tuple[str, ...] = ()
     edits: tuple[str, ...] = ()
+    alone: bool = True
 
     def __init__(self, spec: TensorSpec) -> None:
         self.spec = spec
@@ -183,6 +186,18 @@ class Modality(ABC):
         """
         raise UsageError(f"seconds={seconds} is not possible: samples of the modality '{self.name}' do not last.")
 
+    def decoded_by(self, other: "Modality", flow_map: SolutionMap) -> "Modality":
+        """Returns the same modality, whose samples another model makes of what this one's model draws.
+
+        Arguments:
+            other: The modality of the other model.
+            flow_map: Its map.
+
+        Raises:
+            UsageError: They do not fit, or nothing is left to make here.
+        """
+        raise UsageError(f"decoder= is not possible: samples of the modality '{self.name}' need none.")
+
     def board(self, rows: Mapping[str, Tensor], writer: Board, samples: int) -> None:  # noqa: B027 (it may show none)
         """Shows the rows of a preview in TensorBoard, at a number of samples seen."""
 
@@ -207,8 +222,8 @@ class Modality(ABC):
         kinds = f"it is one of: {', '.join(self.edits)}." if self.edits else "its samples cannot be completed."
         raise UsageError(f"how={how} is not known to the modality '{self.name}'; {kinds}")
 
-    def shown(self, draws: Draws) -> Tensor:
-        """Returns what a network is told of training samples (`net.known`): ones and zeros, with shape (B, 1, *)."""
+    def told(self, x: Tensor, draws: Draws) -> Tensor:
+        """Returns what a network is told of training samples, with shape (B, *): `Conditions.known`, if `net.known`."""
         raise UsageError(f"net.known=true: the modality '{self.name}' does not complete samples.")
 
     def augment(self, x: Tensor, uniform: Tensor, config: Mapping[str, Any]) -> Tensor:

@@ -48,6 +48,16 @@ class Model:
         other = replace(card, spec=spec, chunk=min(chunk, card.chunk))
         return replace(self, bundle=replace(self.bundle, card=other, modality=type(self.bundle.modality)(spec)))
 
+    def decoded_by(self, decoder: "Model") -> "Model":
+        """Returns the same model, what it draws being made samples by another one, such as a vocoder.
+
+        Raises:
+            UsageError: They do not fit.
+        """
+        other = decoder.bundle
+        modality = self.bundle.modality.decoded_by(other.modality, other.flow_map.to(self.device))
+        return replace(self, bundle=replace(self.bundle, modality=modality))
+
     def sample(self, n: int = 64, steps: int = 1, seed: int = 0, label: int | str | None = None, **how: Any) -> Samples:
         """Draws samples; the same numbers give the same samples.
 

@@ -240,8 +240,9 @@ def fresh_run(words: list[str]) -> None:
     record.start(config, {})
     averages = [Average(parts.flow_map.net, decay) for decay in build_decays(config["ema"])]
     write_snapshots(averages, 1, record.folder / "ema")
-    card = replace(parts.card, samples_seen=1)
-    checkpoints.save(record.checkpoints, 1, card, averages[0].state_dict(), {})
+    card, begin = replace(parts.card, samples_seen=1), averages[0].state_dict()
+    moved = {name: value + 0.02 * torch.randn(value.shape) for name, value in begin.items()}  # silence is no clip
+    checkpoints.save(record.checkpoints, 1, card, moved, {})
 
 
 def program(block: Block) -> Iterator[list[str]]:

@@ -30,7 +30,8 @@ def run(config: Mapping[str, Any]) -> None:
         raise UsageError(f"solver={solver} follows no diagonal; name a solver: solver=euler.")
     counts = (whole_numbers("steps", config), whole_numbers("diagonal", config))
     roads(model, ground, *counts, solver, **how)
-    protocol = Protocol.of(model.bundle, ground, data, str(model.device), {**how, "solver": solver})
+    decoder = None if config["decoder"] is None else Path(str(config["decoder"])).name
+    protocol = Protocol.of(model.bundle, ground, data, str(model.device), {**how, "solver": solver, "decoder": decoder})
     rows = []
     for row in evaluate(model, ground, *counts, solver, **how):
         rows.append(row)
@@ -48,6 +49,8 @@ def _usual(protocol: Protocol) -> str:
     words = ["evaluation"]
     if protocol.guidance != 1:
         words += ["guidance", *(f"{number:g}" for number in (protocol.guidance, *(protocol.interval or ())))]
+    if protocol.decoder is not None:
+        words += ["decoder", protocol.decoder]
     if protocol.solver != EULER:
         words.append("-".join(str(value) for value in protocol.solver.values()))
     if protocol.grid is not None:

@@ -17,7 +17,10 @@ from ..values import fits
 from .source import folder_of, load
 
 FORMATS = ("files", "npz")
-USUAL = {"label": None, "seconds": None, "gamma": 0.5, "guidance": 1.0, "interval": None, "grid": None, "path": None}
+USUAL = {
+    "label": None, "seconds": None, "gamma": 0.5, "guidance": 1.0, "interval": None, "grid": None, "path": None,
+    "decoder": None,
+}  # fmt: skip
 HOW = ("sampler", "solver", "gamma", "guidance", "interval", "grid", "path")
 
 

@@ -22,4 +22,7 @@ def folder_of(config: Mapping[str, Any]) -> Path:
 def load(config: Mapping[str, Any]) -> Model:
     """Loads the run or bundle that was named, on the device that was named."""
     set_threads(config["threads"])
-    return Model.load(folder_of(config), config["device"])
+    model = Model.load(folder_of(config), config["device"])
+    if config.get("decoder") is None:
+        return model
+    return model.decoded_by(Model.load(Path(str(config["decoder"])).expanduser(), config["device"]))

@@ -38,6 +38,7 @@ class Protocol:
         interval: The noise ratios that it is confined to, if it is.
         solver: What follows the diagonal.
         grid: Where all steps lie; each method's own grid unless given.
+        decoder: The name of what makes samples of what the model draws, where it is another model.
         hardware: Device and processor.
         versions: Python and torch.
         commit: The project's commit; empty outside a checkout.
@@ -59,6 +60,7 @@ class Protocol:
     interval: tuple[float, ...] | None
     solver: Mapping[str, Any]
     grid: str | tuple[float, ...] | None
+    decoder: str | None
     hardware: str
     versions: str
     commit: str
@@ -86,6 +88,7 @@ class Protocol:
             interval=None if how["interval"] is None else tuple(how["interval"]),
             solver=dict(how["solver"]),
             grid=how["grid"] if how["grid"] is None or isinstance(how["grid"], str) else tuple(how["grid"]),
+            decoder=how.get("decoder"),
             hardware=f"{device}, {facts['processor']}, {facts['threads']} threads",
             versions=f"Python {facts['python']}, torch {facts['torch']}",
             commit=commit(),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .. import signals
-from ..batch import Conditions, told
+from ..batch import Conditions
 from ..bundle import Bundle
 from ..editing import Known, Measurement, between, complete
 from ..errors import UsageError
@@ -51,11 +51,11 @@ def edit(bundle: Bundle, plan: Plan, given: Dataset, measurement: Measurement, d
         x = modality.encode(given.raw[rows]).to(device)
         fact = Known.of(x, measurement)
         cond = _conditions(bundle, plan, given, rows, device)
-        if bundle.card.net.get("known") and measurement.where is not None:
-            cond = dataclasses.replace(cond, known=told(x, measurement.where.to(device)))
+        if bundle.card.net.get("known") and measurement.told is not None:
+            cond = dataclasses.replace(cond, known=measurement.told(x))
         drawn = complete(flow_map, fact, x, times, cond, Draws(plan.seed, ids))
         keep = slice(0, min(chunk, plan.n - start))
-        known.append(modality.decode(fact.put_into(torch.zeros_like(x)))[keep].cpu())
+        known.append(modality.decode(measurement.back(fact.value))[keep].cpu())
         done.append(modality.decode(drawn)[keep].cpu())
     return Edited(torch.cat(known), torch.cat(done))
 

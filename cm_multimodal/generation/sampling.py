@@ -112,7 +112,14 @@ def make_plan(
 
 
 def sample(bundle: Bundle, plan: Plan, device: torch.device | str = "cpu") -> Iterator[Samples]:
-    """Yields the samples of a plan, a chunk at a time, in the order of their ids; a signal to stop is heard between them."""
+    """Yields the samples of a plan, a chunk at a time, in the order of their ids; a signal to stop is heard between them.
+
+    Raises:
+        UsageError: The model draws no samples from noise and a class alone.
+    """
+    if not bundle.modality.alone:
+        how = bundle.modality.edits[0]
+        raise UsageError(f"This model draws samples of what it is told of real ones only: cmm edit how={how}.")
     flow_map = map_of(bundle, plan, device)
     chunk = bundle.card.chunk
     for start in range(0, plan.n, chunk):

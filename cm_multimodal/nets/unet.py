@@ -96,10 +96,18 @@ class UNet(nn.Module):
         two_times: Whether it is told the target time.
         classes: The number of classes, or 0.
         extra: The number of channels that come after those of the state: positions, say, or what is known of a sample.
+        out: The number of channels that it returns; none: those of the state.
     """
 
     def __init__(
-        self, dims: int, channels: int, shape: UNetShape, two_times: bool, classes: int = 0, extra: int = 0
+        self,
+        dims: int,
+        channels: int,
+        shape: UNetShape,
+        two_times: bool,
+        classes: int = 0,
+        extra: int = 0,
+        out: int | None = None,
     ) -> None:
         super().__init__()
         self.dims, conv, widths = dims, CONVOLUTIONS[dims], shape.widths()
@@ -124,10 +132,10 @@ class UNet(nn.Module):
                 self.up.append(UpStage(dims, width, left.pop(), target, shape, grow, attend, f"up{level}.{index}"))
                 width = target
         self.norm = GroupNorm(width, shape.groups)
-        self.leave = zero(conv(width, channels, 3, padding=1))
+        self.leave = zero(conv(width, out or channels, 3, padding=1))
 
     def forward(self, x: Tensor, n_s: Tensor, n_t: Tensor, cond: Conditions) -> Tensor:
-        """Returns a tensor of the state's shape, (B, C, *).
+        """Returns a tensor with shape (B, out, *).
 
         Arguments:
             x: The scaled state and what comes with it, with shape (B, C + extra, *).

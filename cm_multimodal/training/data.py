@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from typing import TypeVar
 
 from .. import signals
-from ..batch import Batch, Conditions, told
+from ..batch import Batch, Conditions
 from ..modality import Dataset, Modality
 from ..random import Draws, permutation
 from .settings import TrainSettings
@@ -100,7 +100,7 @@ class Stream(torch.utils.data.Dataset[Drawn]):
         x = self.modality.augment(x, draws.uniform("augment"), self.settings.augment).to(self.dtype)
         label = None if self.label is None else self._drop(self.label[where], draws)
         mask = None if self.mask is None else self.mask[where]
-        known = told(x, self.modality.shown(draws)) if self.known else None
+        known = self.modality.told(x, draws) if self.known else None
         return Drawn(Batch(x, Conditions(label, mask, draws if self.dropout else None, known)), draws)
 
     def samples_per_second(self) -> float:

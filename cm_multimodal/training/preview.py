@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..bundle import Bundle, Card, assemble, empty_map
+from ..generation.editing import edit
 from ..generation.sampling import collect, make_plan
 from ..modality import Board, Dataset, find_modality
 
@@ -20,11 +21,17 @@ STEPS = (1, 2, 4, 8)
 def preview_rows(bundle: Bundle, test: Dataset, device: torch.device, columns: int = 10) -> dict[str, Tensor]:
     """Returns named rows of raw samples, each with shape (columns, *)."""
     small = dataclasses.replace(bundle, card=dataclasses.replace(bundle.card, chunk=columns))
-    rows = {
-        f"{steps} step{'s' * (steps > 1)}": collect(small, make_plan(small, n=columns, steps=steps, seed=0), device).raw
-        for steps in STEPS
-    }
-    return rows | {"real": test.raw[_one_of_each(test, columns)]} if len(test) else rows
+    pick = _one_of_each(test, columns) if len(test) else torch.arange(0)
+    real = Dataset(test.raw[pick], None if test.label is None else test.label[pick], classes=test.classes)
+    rows = {f"{steps} step{'s' * (steps > 1)}": _drawn(small, real, steps, columns, device) for steps in STEPS}
+    return rows | {"real": real.raw} if len(test) else rows
+
+
+def _drawn(bundle: Bundle, real: Dataset, steps: int, columns: int, device: torch.device) -> Tensor:
+    if bundle.modality.alone:
+        return collect(bundle, make_plan(bundle, n=columns, steps=steps), device).raw
+    measurement = bundle.modality.measurement(bundle.modality.edits[0], {})
+    return edit(bundle, make_plan(bundle, n=len(real), steps=steps), real, measurement, device).raw
 
 
 def draw(

@@ -46,8 +46,9 @@ def held_out_loss(
         signals.check()
         ids = torch.arange(first, min(first + chunk, size)) % len(test)
         label, mask = (None if part is None else part[ids].to(device) for part in (test.label, test.mask))
-        batch = Batch(modality.encode(test.raw[ids].to(device)).to(dtype), Conditions(label, mask))
         draws = Draws(SEED, torch.arange(first, first + len(ids), device=device))
-        loss = objective.loss(flow_map, batch, draws, progress=1.0)
+        x = modality.encode(test.raw[ids].to(device)).to(dtype)
+        known = modality.told(x, draws) if card.net.get("known") else None
+        loss = objective.loss(flow_map, Batch(x, Conditions(label, mask, known=known)), draws, progress=1.0)
         total += loss.value.item() * len(ids)
     return total / size

@@ -5,8 +5,10 @@ __all__ = ["AudioModality"]
 import math
 import torch
 
+from cm_multimodal.batch import told
 from cm_multimodal.editing import Measurement
 from cm_multimodal.errors import DataError, UsageError
+from cm_multimodal.maps import SolutionMap
 from cm_multimodal.modality import Board, Dataset, Modality, Splits, TensorSpec
 from cm_multimodal.random import Draws
 from collections.abc import Mapping
@@ -18,8 +20,9 @@ from typing import Any
 from . import data, edit, metrics, preview
 from .clips import to_int16, to_wave
 from .net import build_net
-from .representations import LEAST_RATE, MOST_RATE, MOST_SAMPLES, build
+from .representations import LEAST_RATE, MOST_RATE, MOST_SAMPLES, STFT, LogMel, Representation, build
 from .strings import NOTES
+from .vocoder import Hearsay, Voice
 
 FITTED_TO = 1000  # clips
 BLOCK = 16  # frames that a clip of another length is made of: patches and levels divide it
@@ -31,12 +34,14 @@ class AudioModality(Modality):
     name = "audio"
     classifier = "support vectors (C = 10) on log-mel spectrograms"
     measures: tuple[str, ...] = ("level", "active")
-    edits = edit.EDITS
+    edits: tuple[str, ...] = edit.EDITS
 
     def __init__(self, spec: TensorSpec) -> None:
         super().__init__(spec)
         if spec.classes == NOTES:
             self.measures = (*self.measures, "cents")
+        self.hearsay: Hearsay | None = None
+        self.voice: Voice | None = None
         try:
             self.rate = spec.settings["rate"]
             if not (type(self.rate) is int and LEAST_RATE <= self.rate <= MOST_RATE):
@@ -44,6 +49,9 @@ class AudioModality(Modality):
             self.representation = build(spec.settings["representation"])
             if self.representation.shape != spec.shape:
                 raise ValueError(f"its shape is {self.representation.shape}, not {spec.shape}")
+            if "mel" in spec.settings:
+                self.hearsay = _hearsay(spec.settings["mel"], self.representation)
+                self.edits, self.alone = (edit.VOCODE,), False
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"This is no representation of sounds: {error}") from error
 
@@ -59,21 +67,44 @@ class AudioModality(Modality):
         fitted = blank.fitted(part)
         sigma = float(fitted.encode(part).std())
         settings = {"rate": options.rate, "representation": fitted.settings()}
+        if mel := options.blank_mel():
+            settings["mel"] = mel.fitted(part).settings()
         return TensorSpec(fitted.shape, max(sigma, 1e-3), train.classes, settings=settings)
 
     def encode(self, raw: Tensor) -> Tensor:
         return self.representation.encode(to_wave(raw))
 
     def decode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        wave = self.representation.decode(x.float())
+        wave = self._wave(x.float())
         if not wave.isfinite().all():
             raise DataError(
                 "A generated clip holds samples that are no numbers: the model has diverged, or is damaged."
             )
         return to_int16(wave)
 
+    def _wave(self, x: Tensor) -> Tensor:
+        if self.voice is not None and isinstance(self.representation, LogMel):
+            return self.voice.decode(self.representation.logarithm(x))
+        return self.representation.decode(x)
+
+    def decoded_by(self, other: Modality, flow_map: SolutionMap) -> "AudioModality":
+        if not (isinstance(other, AudioModality) and other.hearsay and isinstance(self.representation, LogMel)):
+            raise UsageError(
+                "decoder= makes sounds of log-mel spectrograms: it is a vocoder (cmm train experiment=audio/vocoder), and "
+                "the run draws such spectrograms (data.representation.name=log_mel)."
+            )
+        voice = Voice(other.hearsay, flow_map, len(other.spec.classes))
+        if differs := voice.differs_from(self.representation):
+            raise UsageError(f"This decoder hears other spectrograms than the run draws: {', '.join(differs)}.")
+        made = AudioModality(self.spec)
+        made.voice = voice
+        return made
+
     def net(self, config: Mapping[str, Any], two_times: bool) -> torch.nn.Module:
-        return build_net(config, self.spec, two_times)
+        if self.hearsay is not None and not config.get("known"):
+            raise UsageError("data.mel= is told to the network: it needs net.known=true.")
+        told = 1 if self.hearsay is not None else self.spec.shape[0] + 1
+        return build_net(config, self.spec, two_times, told)
 
     def preview(self, rows: Mapping[str, Tensor], file: Path) -> Path:
         return preview.sheet(rows, self.rate, file)
@@ -101,19 +132,24 @@ class AudioModality(Modality):
             )
         length = round(seconds / least) * BLOCK * frame
         other = build({**self.representation.settings(), "length": length})
-        return replace(self.spec, shape=other.shape, settings={"rate": self.rate, "representation": other.settings()})
+        settings = {**self.spec.settings, "representation": other.settings()}
+        if self.hearsay is not None:
+            settings["mel"] = {**self.hearsay.mel.settings(), "length": length}
+        return replace(self.spec, shape=other.shape, settings=settings)
 
     def board(self, rows: Mapping[str, Tensor], writer: Board, samples: int) -> None:
         for name, raw in rows.items():
             writer.add_audio(name, to_wave(raw[: preview.COLUMNS]).flatten()[None], samples, self.rate)
 
     def measurement(self, how: str, options: Mapping[str, Any]) -> Measurement:
-        return (
-            edit.measurement(how, options, self.spec.shape) if how in self.edits else super().measurement(how, options)
-        )
+        if how not in self.edits:
+            return super().measurement(how, options)
+        return edit.measurement(how, options, self.spec.shape) if self.hearsay is None else edit.vocoding(self.hearsay)
 
-    def shown(self, draws: Draws) -> Tensor:
-        return edit.shown(draws, self.spec.shape)
+    def told(self, x: Tensor, draws: Draws) -> Tensor:
+        if self.hearsay is not None:
+            return self.hearsay.of(self.representation.decode(x))
+        return told(x, edit.shown(draws, self.spec.shape))
 
     def vectors(self, raw: Tensor) -> Any:
         return metrics.vectors(raw, self.rate)
@@ -126,3 +162,10 @@ class AudioModality(Modality):
             if name == "level"
             else metrics.active(samples.raw, real.raw, self.rate)
         )
+
+
+def _hearsay(settings: Mapping[str, Any], transform: Representation) -> Hearsay:
+    mel = build(settings)
+    if not (isinstance(mel, LogMel) and isinstance(transform, STFT) and mel.length == transform.length):
+        raise ValueError("what its network is told is no log-mel spectrogram of its clips")
+    return Hearsay(mel, transform)

@@ -31,7 +31,7 @@ from typing import Any, get_type_hints
 from .clips import cut_clips, fit_clip, stored, to_int16
 from .membranes import DRUMS, membranes
 from .recordings import SOUND, classes_by_pattern, pour
-from .representations import LEAST_RATE, MOST_RATE, MOST_SAMPLES, LogMel, Representation, build
+from .representations import LEAST_RATE, MOST_RATE, MOST_SAMPLES, STFT, LogMel, Representation, build
 from .strings import NOTES, strings
 
 SPOKEN_DIGITS = "audio/fsdd_int16_8k.npz"
@@ -61,6 +61,7 @@ class Options:
         level: Whether all clips are brought to one level (even), or are as loud as they were recorded (kept).
         place: Where a short recording lies among silence: at random, or in the middle; computed ones lie at the begin.
         representation: The representation that the model sees, by name, and its settings.
+        mel: A log-mel spectrogram that the network is told of every clip, as a vocoder is: its settings; none: no vocoder.
         limit: The largest number of training clips; of a folder, of recordings to learn from.
     """
 
@@ -75,6 +76,7 @@ class Options:
     level: str = "even"
     place: str = "random"
     representation: Mapping[str, Any] = field(default_factory=lambda: {"name": "stft"})
+    mel: Mapping[str, Any] | None = None
     limit: int | None = None
 
     def blank(self) -> Representation:
@@ -83,13 +85,24 @@ class Options:
         Raises:
             UsageError: It cannot be made.
         """
-        asked = {"length": self.length, **self.representation}
+        return self._blank("representation", self.representation)
+
+    def blank_mel(self) -> Representation | None:
+        """Returns the log-mel spectrogram that the network is to be told of, not yet fitted.
+
+        Raises:
+            UsageError: It cannot be made.
+        """
+        return None if self.mel is None else self._blank("mel", {**self.mel, "name": LogMel.name})
+
+    def _blank(self, key: str, settings: Mapping[str, Any]) -> Representation:
+        asked = {"length": self.length, **settings}
         if asked.get("name") == LogMel.name:
             asked = {"rate": self.rate, **asked}
         try:
             return build(asked)
         except ValueError as error:
-            raise UsageError(f"data.representation: {error}") from error
+            raise UsageError(f"data.{key}: {error}") from error
 
     @property
     def even(self) -> bool:
@@ -125,6 +138,10 @@ class Options:
             raise UsageError(
                 f"data.representation={self.representation} is no group: data.representation.name=stft, say."
             )
+        if self.mel is not None and self.blank().name != STFT.name:
+            raise UsageError(
+                "data.mel= makes a vocoder, which draws the complex transform: data.representation.name=stft."
+            )
 
 
 def options_of(config: Mapping[str, Any]) -> Options:
@@ -153,7 +170,7 @@ def load(config: Mapping[str, Any]) -> Splits:
         DataError: What lies there is damaged, or nothing of it can be used.
     """
     options = options_of(config)
-    options.blank()
+    options.blank(), options.blank_mel()
     return SOURCES[options.name](options)
 
 

@@ -21,7 +21,8 @@ needs_digits = pytest.mark.skipif(
 LENGTH = 4096
 NOTES = strings(0, torch.arange(24), 8000, LENGTH)[0]
 EXACT: list[Representation] = [
-    STFT(LENGTH), STFT(LENGTH, 512, 128, 0.65), Patches(LENGTH), Patches(LENGTH, 32), Wavelets(LENGTH), Wavelets(LENGTH, 6),
+    STFT(LENGTH), STFT(LENGTH, 512, 128, 0.65), STFT(LENGTH, 128, 64, envelope=True),
+    Patches(LENGTH), Patches(LENGTH, 32), Wavelets(LENGTH), Wavelets(LENGTH, 6),
 ]  # fmt: skip
 
 
@@ -70,6 +71,20 @@ def test_real_speech_survives() -> None:
         assert not kind.exact or (speech[:32] - back).abs().max() < 1e-5
 
 
+def test_the_envelope_says_how_loud_it_is_around_a_place() -> None:
+    """It does not hear phases: a sound upside down has the same one; the way back does not listen to it."""
+    kind = STFT(LENGTH, 128, 64, envelope=True).fitted(NOTES)
+    noise = torch.randn(3, LENGTH, generator=torch.Generator().manual_seed(0)) / 4
+    there, turned = kind.encode(noise), kind.encode(-noise)
+    assert torch.allclose(there[:, :2], -turned[:, :2], atol=1e-5)
+    assert torch.allclose(there[:, 2], turned[:, 2], atol=1e-5)
+    quieter = kind.encode(noise / 4)
+    assert bool((quieter[:, 2] < there[:, 2]).all())
+    deaf = there.clone()
+    deaf[:, 2] = 0
+    assert torch.equal(kind.decode(deaf), kind.decode(there))
+
+
 def test_sound_is_found_again_from_log_mel() -> None:
     """The spectrogram of what Griffin and Lim's iteration finds is near the one that it was found for."""
     kind = LogMel(LENGTH, mels=24, n_fft=256, hop=64).fitted(NOTES)
@@ -87,6 +102,7 @@ def test_sound_is_found_again_from_log_mel() -> None:
         ({"name": "stft", "length": 4096, "hops": 2}, "did you mean 'hop'"),
         ({"name": "stft", "length": 100}, "no multiple of"),
         ({"name": "stft", "length": 4096, "hop": 0}, "even"), ({"name": "stft", "length": 4096, "power": "x"}, "power=x"),
+        ({"name": "stft", "length": 4096, "gain": 0.0}, "above 0"),
         ({"name": "stft", "length": 4096, "gains": [1.0]}, "128 numbers"), ({"name": "stft"}, "length"),
         ({"name": "wavelets", "length": 4096, "levels": 40}, "between 1 and 12"),
         ({"name": "patches", "length": 1 << 40}, "too large"),

@@ -1,0 +1,88 @@
+r"""A vocoder: a network that is told the log-mel spectrogram of a clip draws the clip, phases and all.
+
+Log-mel spectrograms are easily learned, and say how a clip sounds; Griffin and Lim's iteration, which finds phases to them,
+leaves a metallic voice. Here the phases are drawn, by the solution map of the compressed transform given the spectrogram,
+in one call and from one and the same noise: what is decoded is a function of the spectrogram alone. The spectrogram is told
+as one channel on the transform's own grid, interpolated along frequency, at the centres of the mel bands, and time.
+
+References:
+    | Vocos: Closing the gap between time-domain and Fourier-based neural vocoders (Siuzdak, 2023)
+"""
+
+__all__ = ["Hearsay", "Voice"]
+
+import torch
+
+from cm_multimodal.batch import Conditions
+from cm_multimodal.maps import SolutionMap
+from cm_multimodal.random import Draws
+from cm_multimodal.times import RATIO_MAX
+from dataclasses import dataclass
+from torch import Tensor
+from torch.nn import functional as F
+
+from .representations import STFT, LogMel
+
+SAME = ("length", "rate", "mels", "n_fft", "hop", "floor")  # what two log-mel spectrograms must share to be exchanged
+
+
+@dataclass(frozen=True)
+class Hearsay:
+    """What a vocoder's network is told of clips.
+
+    Arguments:
+        mel: The spectrogram.
+        transform: The transform whose grid it lies on.
+    """
+
+    mel: LogMel
+    transform: STFT
+
+    def of(self, wave: Tensor) -> Tensor:
+        """Returns the spectrograms, with shape (B, 1, F, T), of waveforms, on the transform's grid."""
+        return self.on_grid(self.mel.encode(wave))
+
+    def on_grid(self, mel: Tensor) -> Tensor:
+        """Returns log-mel spectrograms, with shape (B, 1, mels, frames), on the transform's grid, (B, 1, F, T)."""
+        frequencies, frames = self.transform.shape[1:]
+        hertz = torch.arange(frequencies, dtype=mel.dtype, device=mel.device) * self.mel.rate / self.transform.n_fft
+        band = _mels(hertz) / _mels(torch.tensor(self.mel.rate / 2, dtype=mel.dtype)) * (self.mel.mels + 1) - 1
+        time = (torch.arange(frames, dtype=mel.dtype, device=mel.device) + 0.5) / frames
+        places = torch.stack(torch.meshgrid((2 * band + 1) / self.mel.mels - 1, 2 * time - 1, indexing="ij")[::-1], -1)
+        return F.grid_sample(mel, places.expand(len(mel), -1, -1, -1), padding_mode="border", align_corners=False)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A trained vocoder.
+
+    Arguments:
+        hearsay: What its network is told.
+        flow_map: Its map.
+        classes: The number of its classes, of which it is told none.
+    """
+
+    hearsay: Hearsay
+    flow_map: SolutionMap
+    classes: int
+
+    def differs_from(self, mel: LogMel) -> list[str]:
+        """Returns in what log-mel spectrograms differ from those that it was told of, such as 'hop=160 (its: 128)'."""
+        pairs = {name: (getattr(mel, name), getattr(self.hearsay.mel, name)) for name in SAME}
+        return [f"{name}={mine} (the vocoder's: {its})" for name, (mine, its) in pairs.items() if mine != its]
+
+    @torch.no_grad()
+    def decode(self, logarithm: Tensor) -> Tensor:
+        """Returns the waveforms, with shape (B, T), of the logarithms of mel spectrograms, (B, 1, mels, frames)."""
+        its, transform, count = self.hearsay.mel, self.hearsay.transform, len(logarithm)
+        known = self.hearsay.on_grid((logarithm - its.mean) * its.gain)
+        where = logarithm.device
+        nothing = torch.full((count,), self.classes, device=where) if self.classes else None
+        s = self.flow_map.path.time_of(torch.tensor(RATIO_MAX, dtype=torch.float64, device=where)).expand(count)
+        one = Draws(0, torch.zeros(count, dtype=torch.int64, device=where))
+        noise = one.noise("vocoder", transform.shape) * float(self.flow_map.path.sigma(s[:1]))
+        return transform.decode(self.flow_map.jump(noise, s, torch.zeros_like(s), Conditions(nothing, known=known)))
+
+
+def _mels(hertz: Tensor) -> Tensor:
+    return 2595 * torch.log10(1 + hertz / 700)

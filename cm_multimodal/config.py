@@ -30,7 +30,20 @@ OPEN = (
     "solver.",
 )  # what these hold depends on the modality, which checks it itself
 NAMED = ("solver",)  # outside of training, where it is no group: solver=ddim is solver.name=ddim
-PATHS = ("run", "bundle", "out", "name", "runs", "resume", "label", "mask", "data.folder", "data.root", "data.path")
+PATHS = (
+    "run",
+    "bundle",
+    "out",
+    "name",
+    "runs",
+    "resume",
+    "label",
+    "mask",
+    "decoder",
+    "data.folder",
+    "data.root",
+    "data.path",
+)
 
 
 def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from .editing import Measurement
 from .errors import UsageError, nearest
-from .maps import SolutionMap
+from .maps import FlowMap
 from .random import Draws
 
 BUILT_IN = "modalities"
@@ -186,7 +186,7 @@ class Modality(ABC):
         """
         raise UsageError(f"seconds={seconds} is not possible: samples of the modality '{self.name}' do not last.")
 
-    def decoded_by(self, other: "Modality", flow_map: SolutionMap) -> "Modality":
+    def decoded_by(self, other: "Modality", flow_map: FlowMap) -> "Modality":
         """Returns the same modality, whose samples another model makes of what this one's model draws.
 
         Arguments:

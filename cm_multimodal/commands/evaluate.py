@@ -15,7 +15,7 @@ from ..evaluation.runner import EULER, baselines, evaluate, real_row, roads
 from ..model import Model
 from ..training.records import read_config
 from ..values import fits
-from .source import folder_of, load
+from .source import decoder_of, folder_of, load
 
 WIDTH = 100
 PROTOCOL = ("n", "seeds", "features", "also", "baselines")  # what a verb may set of the `evaluation` group
@@ -30,8 +30,9 @@ def run(config: Mapping[str, Any]) -> None:
         raise UsageError(f"solver={solver} follows no diagonal; name a solver: solver=euler.")
     counts = (whole_numbers("steps", config), whole_numbers("diagonal", config))
     roads(model, ground, *counts, solver, **how)
-    decoder = None if config["decoder"] is None else Path(str(config["decoder"])).name
-    protocol = Protocol.of(model.bundle, ground, data, str(model.device), {**how, "solver": solver, "decoder": decoder})
+    protocol = Protocol.of(
+        model.bundle, ground, data, str(model.device), {**how, "solver": solver, "decoder": decoder_of(config)}
+    )
     rows = []
     for row in evaluate(model, ground, *counts, solver, **how):
         rows.append(row)

@@ -14,7 +14,7 @@ from ..files import replaced
 from ..generation.sampling import Samples
 from ..model import Model
 from ..values import fits
-from .source import folder_of, load
+from .source import decoder_of, folder_of, load
 
 FORMATS = ("files", "npz")
 USUAL = {
@@ -47,6 +47,7 @@ def run(config: Mapping[str, Any]) -> None:
 
 def _folder(config: Mapping[str, Any]) -> Path:
     options = dict(config["solver"])
+    config = {**config, "decoder": decoder_of(config)}
     method = options.pop("name") or config["sampler"] or "map"
     unusual = options | {key: config[key] for key, usual in USUAL.items() if config[key] != usual}
     more = "".join(f"-{key}{_word(value)}" for key, value in unusual.items())

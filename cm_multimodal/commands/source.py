@@ -1,6 +1,6 @@
 r"""Finding what a verb works on: a run's newest checkpoint, or a bundle."""
 
-__all__ = ["folder_of", "load"]
+__all__ = ["decoder_of", "folder_of", "load"]
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +17,14 @@ def folder_of(config: Mapping[str, Any]) -> Path:
     if len(given) != 1:
         raise UsageError("Say what to work on: run=runs/NAME or bundle=FOLDER.")
     return Path(str(given[0])).expanduser()
+
+
+def decoder_of(config: Mapping[str, Any]) -> str | None:
+    """Returns the name of the decoder that was named, a bundle's with that of its run."""
+    if config["decoder"] is None:
+        return None
+    path = Path(str(config["decoder"])).expanduser().resolve()
+    return f"{path.parent.name}-{path.name}" if path.name == "bundle" else path.name
 
 
 def load(config: Mapping[str, Any]) -> Model:

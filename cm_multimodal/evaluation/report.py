@@ -59,6 +59,8 @@ def _caption(protocol: Protocol) -> str:
         caption += f"; guidance {protocol.guidance:g}{between}"
     if protocol.solver != {"name": "euler"}:
         caption += f"; diagonal by {', '.join(str(value) for value in protocol.solver.values())}"
+    if protocol.decoder is not None:
+        caption += f"; decoded by {protocol.decoder}, whose calls are not counted"
     if protocol.grid is not None:
         caption += f"; grid {protocol.grid if isinstance(protocol.grid, str) else list(protocol.grid)}"
     if protocol.judge:

@@ -17,7 +17,7 @@ from ..errors import UsageError
 from ..modality import Dataset
 from ..random import Draws
 from ..tensors import expand_right
-from .sampling import Plan, map_of, times_of
+from .sampling import Plan, check_alone, map_of, times_of
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,10 @@ def edit(bundle: Bundle, plan: Plan, given: Dataset, measurement: Measurement, d
         ids = torch.arange(start, start + chunk, device=device)
         rows = ids.cpu().clamp_max(plan.n - 1)
         x = modality.encode(given.raw[rows]).to(device)
+        if x.shape[1:] != bundle.card.spec.shape:
+            raise UsageError(
+                f"The samples given have shape {tuple(x.shape[1:])}, the model's {bundle.card.spec.shape}."
+            )
         fact = Known.of(x, measurement)
         cond = _conditions(bundle, plan, given, rows, device)
         if bundle.card.net.get("known") and measurement.told is not None:
@@ -68,8 +72,9 @@ def interpolate(bundle: Bundle, plan: Plan, ends: Sequence[int], device: torch.d
     of that class. All get the same fresh noise, if the method adds any.
 
     Raises:
-        UsageError: The ends are one and the same.
+        UsageError: The ends are one and the same, or the model draws nothing from noise alone.
     """
+    check_alone(bundle)
     if ends[0] == ends[1]:
         raise UsageError(f"between={list(ends)} leads nowhere; give the numbers of two samples: 'between=[0,10]'.")
     flow_map, spec = map_of(bundle, plan, device), bundle.card.spec

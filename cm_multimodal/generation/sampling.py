@@ -4,7 +4,7 @@ A sample is a function of (weights, plan, sample id) alone. Matrix products depe
 are computed in whole, aligned chunks of a fixed size kept in the bundle: the same bytes whatever part is asked for.
 """
 
-__all__ = ["Plan", "Samples", "collect", "make_plan", "map_of", "sample", "times_of"]
+__all__ = ["Plan", "Samples", "check_alone", "collect", "make_plan", "map_of", "sample", "times_of"]
 
 import contextlib
 import json
@@ -69,7 +69,7 @@ class Samples:
         raw: The samples in the modality's raw form, with shape (N, *).
         label: Their classes, with shape (N,), or -1 without classes.
         sample_id: Their numbers, with shape (N,).
-        calls: The network evaluations each cost, as they were counted.
+        calls: The network evaluations each cost, as they were counted; without those of a decoder.
     """
 
     raw: Tensor
@@ -117,9 +117,7 @@ def sample(bundle: Bundle, plan: Plan, device: torch.device | str = "cpu") -> It
     Raises:
         UsageError: The model draws no samples from noise and a class alone.
     """
-    if not bundle.modality.alone:
-        how = bundle.modality.edits[0]
-        raise UsageError(f"This model draws samples of what it is told of real ones only: cmm edit how={how}.")
+    check_alone(bundle)
     flow_map = map_of(bundle, plan, device)
     chunk = bundle.card.chunk
     for start in range(0, plan.n, chunk):
@@ -129,6 +127,13 @@ def sample(bundle: Bundle, plan: Plan, device: torch.device | str = "cpu") -> It
             raw, label = _chunk(bundle, flow_map, plan, ids)
         keep = slice(0, min(chunk, plan.n - start))
         yield Samples(raw[keep].cpu(), label[keep].cpu(), ids[keep].cpu(), len(calls))
+
+
+def check_alone(bundle: Bundle) -> None:
+    """Raises a UsageError where a model draws no samples from noise and a class alone."""
+    if not bundle.modality.alone:
+        how = bundle.modality.edits[0]
+        raise UsageError(f"This model draws samples of what it is told of real ones only: cmm edit how={how}.")
 
 
 def map_of(bundle: Bundle, plan: Plan, device: torch.device | str) -> SolutionMap:

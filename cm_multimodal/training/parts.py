@@ -44,6 +44,7 @@ def build_parts(config: Mapping[str, Any], device: torch.device = torch.device("
     taught = with_teacher(config["objective"], Student(modality.spec, drop_label, device, dtype))
     _check_guided(config["objective"], modality.spec, drop_label)
     objective = build_objective(taught)
+    _check_told(modality, objective, splits)
     card = Card(
         modality=config["modality"],
         spec=modality.spec,
@@ -74,6 +75,18 @@ def _check_guided(objective: Mapping[str, Any], spec: TensorSpec, drop_label: fl
             "A guided source compares samples with and without their class, and the second kind is only seen where some "
             f"classes are dropped: train.drop_label=0.1 (it is {drop_label:g})."
         )
+
+
+def _check_told(modality: Modality, objective: Objective, splits: Splits) -> None:
+    """Refuses, before hours of training, what could never be looked at."""
+    if modality.alone:
+        return
+    if "edge" not in objective.learned:
+        raise UsageError(
+            "What makes samples of what it is told jumps to clean data, and this objective learns no such jumps."
+        )
+    if not len(splits.test):
+        raise UsageError("What makes samples of what it is told of others needs held-back ones, and there are none.")
 
 
 def build_decays(config: Mapping[str, Any]) -> list[Any]:

@@ -129,6 +129,8 @@ def _compare(teacher: Bundle, student: Student, place: str) -> None:
             f"The teacher '{place}' knows samples of shape {card.spec.shape} and {len(card.spec.classes)} classes; those to "
             f"learn have shape {spec.shape} and {len(spec.classes)} classes. A teacher is trained on the same kind of data."
         )
+    if {**card.spec.settings}.get("mel") != {**spec.settings}.get("mel"):
+        raise UsageError(f"The teacher '{place}' is told something else of samples than the network that learns.")
     if "diagonal" not in card.learned:
         raise UsageError(
             f"The teacher '{place}' ({card.objective}) learned the {' and the '.join(card.learned)} of the solution map, "

@@ -8,7 +8,7 @@ import torch
 from cm_multimodal.batch import told
 from cm_multimodal.editing import Measurement
 from cm_multimodal.errors import DataError, UsageError
-from cm_multimodal.maps import SolutionMap
+from cm_multimodal.maps import FlowMap
 from cm_multimodal.modality import Board, Dataset, Modality, Splits, TensorSpec
 from cm_multimodal.random import Draws
 from collections.abc import Mapping
@@ -87,13 +87,17 @@ class AudioModality(Modality):
             return self.voice.decode(self.representation.logarithm(x))
         return self.representation.decode(x)
 
-    def decoded_by(self, other: Modality, flow_map: SolutionMap) -> "AudioModality":
+    def decoded_by(self, other: Modality, flow_map: FlowMap) -> "AudioModality":
         if not (isinstance(other, AudioModality) and other.hearsay and isinstance(self.representation, LogMel)):
             raise UsageError(
                 "decoder= makes sounds of log-mel spectrograms: it is a vocoder (cmm train experiment=audio/vocoder), and "
                 "the run draws such spectrograms (data.representation.name=log_mel)."
             )
-        voice = Voice(other.hearsay, flow_map, len(other.spec.classes))
+        if "edge" not in flow_map.learned:
+            raise UsageError(
+                f"A decoder jumps to clean data, and this one learned the {' and the '.join(flow_map.learned)}."
+            )
+        voice = Voice(other.hearsay, flow_map)
         if differs := voice.differs_from(self.representation):
             raise UsageError(f"This decoder hears other spectrograms than the run draws: {', '.join(differs)}.")
         made = AudioModality(self.spec)
@@ -123,6 +127,10 @@ class AudioModality(Modality):
         return self.representation.length / self.rate
 
     def lasting(self, seconds: float) -> TensorSpec:
+        if self.voice is not None or self.hearsay is not None:
+            raise UsageError(
+                f"seconds={seconds:g} is not possible: a vocoder's clips are as long as those it learned from."
+            )
         frame = self.representation.length // self.representation.shape[-1]
         least = BLOCK * frame / self.rate
         if not least / 2 < seconds <= MOST_SAMPLES / self.rate - least:
@@ -132,10 +140,7 @@ class AudioModality(Modality):
             )
         length = round(seconds / least) * BLOCK * frame
         other = build({**self.representation.settings(), "length": length})
-        settings = {**self.spec.settings, "representation": other.settings()}
-        if self.hearsay is not None:
-            settings["mel"] = {**self.hearsay.mel.settings(), "length": length}
-        return replace(self.spec, shape=other.shape, settings=settings)
+        return replace(self.spec, shape=other.shape, settings={"rate": self.rate, "representation": other.settings()})
 
     def board(self, rows: Mapping[str, Tensor], writer: Board, samples: int) -> None:
         for name, raw in rows.items():

@@ -142,6 +142,11 @@ class Options:
             raise UsageError(
                 "data.mel= makes a vocoder, which draws the complex transform: data.representation.name=stft."
             )
+        if not isinstance(self.mel, Mapping | None) or {"name", "length", "rate"} & set(self.mel or ()):
+            raise UsageError(
+                f"data.mel={self.mel} is no group of settings of a log-mel spectrogram: data.mel.hop=160, say; its length "
+                "and rate are those of the clips."
+            )
 
 
 def options_of(config: Mapping[str, Any]) -> Options:
@@ -171,7 +176,13 @@ def load(config: Mapping[str, Any]) -> Splits:
     """
     options = options_of(config)
     options.blank(), options.blank_mel()
-    return SOURCES[options.name](options)
+    splits = SOURCES[options.name](options)
+    return splits if options.mel is None else Splits(*(_unnamed(part) for part in (splits.train, splits.test)))
+
+
+def _unnamed(part: Dataset) -> Dataset:
+    """Returns samples without their classes: a vocoder goes by what it is told."""
+    return replace(part, label=None, classes=())
 
 
 Computed = Callable[[int, Tensor, int, int], tuple[Tensor, Tensor]]

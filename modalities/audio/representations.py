@@ -131,9 +131,7 @@ class STFT(Representation):
 
     def _coefficients(self, wave: Tensor) -> Tensor:
         spectrum = torch.fft.rfft(_frames(wave, self.n_fft, self.hop) * _window(self.n_fft, wave))
-        lowest = torch.complex(
-            _compress(spectrum[..., 0].real, self.power), _compress(spectrum[..., -1].real, self.power)
-        )
+        lowest = torch.complex(*(_compress(spectrum[..., end].real, self.power) for end in (0, -1)))
         inner = torch.polar(spectrum[..., 1:-1].abs() ** self.power, spectrum[..., 1:-1].angle())
         x = torch.view_as_real(torch.cat([lowest[..., None], inner], dim=-1))
         return rearrange(x, "b t f c -> b c f t") * self._gains(wave)
@@ -141,12 +139,9 @@ class STFT(Representation):
     def decode(self, x: Tensor) -> Tensor:
         pair = rearrange(x[:, :2] / self._gains(x), "b c f t -> b t f c").contiguous()
         whole = torch.view_as_complex(pair)
-        ends = [
-            torch.complex(_compress(part, 1 / self.power), torch.zeros_like(part))
-            for part in pair[..., 0, :].unbind(-1)
-        ]
+        low, high = (_compress(part, 1 / self.power) + 0j for part in pair[..., 0, :].unbind(-1))
         inner = torch.polar(whole[..., 1:].abs() ** (1 / self.power), whole[..., 1:].angle())
-        frames = torch.fft.irfft(torch.cat([ends[0][..., None], inner, ends[1][..., None]], dim=-1), self.n_fft)
+        frames = torch.fft.irfft(torch.cat([low[..., None], inner, high[..., None]], dim=-1), self.n_fft)
         window = _window(self.n_fft, x)
         total = _overlapped((window**2).expand(1, x.shape[-1], -1), self.hop)
         return _overlapped(frames * window, self.hop) / total
@@ -275,6 +270,8 @@ class LogMel(Representation):
         _check_frames(self.length, self.n_fft, self.hop)
         if not (1 <= self.mels <= self.n_fft // 4 and LEAST_RATE <= self.rate <= MOST_RATE):
             raise ValueError("mels are at most a quarter of n_fft, and the rate lies between 1,000 and 192,000")
+        if self.mels * self.n_fft > MOST_SAMPLES:
+            raise ValueError("mels and n_fft are too large")
         if not (min(self.gain, self.floor) > 0 and 1 <= self.iterations <= 1000):
             raise ValueError("gain and floor are above 0, and there are 1 to 1,000 iterations")
 
@@ -318,6 +315,8 @@ def build(settings: Mapping[str, Any]) -> Representation:
     Raises:
         ValueError: They are not those of a representation; the message says which.
     """
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"a representation has a name and settings; {str(settings)[:40]!r} is none")
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     name = given.pop("name", None)
     if name not in REPRESENTATIONS:

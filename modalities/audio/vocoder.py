@@ -14,7 +14,7 @@ __all__ = ["Hearsay", "Voice"]
 import torch
 
 from cm_multimodal.batch import Conditions
-from cm_multimodal.maps import SolutionMap
+from cm_multimodal.maps import FlowMap
 from cm_multimodal.random import Draws
 from cm_multimodal.times import RATIO_MAX
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from .representations import STFT, LogMel
 
+CHUNK = 32  # clips at a time
 SAME = ("length", "rate", "mels", "n_fft", "hop", "floor")  # what two log-mel spectrograms must share to be exchanged
 
 
@@ -59,29 +60,29 @@ class Voice:
     Arguments:
         hearsay: What its network is told.
         flow_map: Its map.
-        classes: The number of its classes, of which it is told none.
     """
 
     hearsay: Hearsay
-    flow_map: SolutionMap
-    classes: int
+    flow_map: FlowMap
 
     def differs_from(self, mel: LogMel) -> list[str]:
-        """Returns in what log-mel spectrograms differ from those that it was told of, such as 'hop=160 (its: 128)'."""
+        """Returns in what log-mel spectrograms differ from those that it was told of, by name and both values."""
         pairs = {name: (getattr(mel, name), getattr(self.hearsay.mel, name)) for name in SAME}
         return [f"{name}={mine} (the vocoder's: {its})" for name, (mine, its) in pairs.items() if mine != its]
 
     @torch.no_grad()
     def decode(self, logarithm: Tensor) -> Tensor:
         """Returns the waveforms, with shape (B, T), of the logarithms of mel spectrograms, (B, 1, mels, frames)."""
+        return torch.cat([self._decode(part) for part in logarithm.split(CHUNK)]).to(logarithm.device)
+
+    def _decode(self, logarithm: Tensor) -> Tensor:
         its, transform, count = self.hearsay.mel, self.hearsay.transform, len(logarithm)
-        known = self.hearsay.on_grid((logarithm - its.mean) * its.gain)
-        where = logarithm.device
-        nothing = torch.full((count,), self.classes, device=where) if self.classes else None
+        where = next(self.flow_map.parameters()).device
+        known = self.hearsay.on_grid((logarithm.to(where) - its.mean) * its.gain)
         s = self.flow_map.path.time_of(torch.tensor(RATIO_MAX, dtype=torch.float64, device=where)).expand(count)
         one = Draws(0, torch.zeros(count, dtype=torch.int64, device=where))
         noise = one.noise("vocoder", transform.shape) * float(self.flow_map.path.sigma(s[:1]))
-        return transform.decode(self.flow_map.jump(noise, s, torch.zeros_like(s), Conditions(nothing, known=known)))
+        return transform.decode(self.flow_map.jump(noise, s, torch.zeros_like(s), Conditions(known=known)))
 
 
 def _mels(hertz: Tensor) -> Tensor:

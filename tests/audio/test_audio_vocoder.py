@@ -61,6 +61,10 @@ def test_a_vocoder_is_trained_and_used(cmm: Callable[..., int], capsys: pytest.C
     capsys.readouterr()
     assert cmm("sample", "run=runs/voice", "n=2") == 2
     assert "cmm edit how=vocode" in capsys.readouterr().err
+    assert cmm("edit", "run=runs/voice", "how=interpolate") == 2
+    assert "cmm edit how=vocode" in capsys.readouterr().err
+    assert cmm("sample", "run=runs/mel", "decoder=runs/voice", "seconds=1", "n=2") == 2
+    assert "a vocoder's clips are as long as those it learned from" in capsys.readouterr().err
     assert cmm("sample", "run=runs/voice", "decoder=runs/mel", "n=2") == 2
     assert "it is a vocoder (cmm train experiment=audio/vocoder)" in capsys.readouterr().err
     assert cmm("evaluate", "run=runs/mel", "decoder=runs/voice", "steps=[1]", "n=24", "seeds=[0]") == 0
@@ -85,6 +89,8 @@ def test_a_decoder_hears_the_same_spectrograms(cmm: Callable[..., int]) -> None:
     [
         (["net.known=false"], "needs net.known=true"),
         (["data.representation.name=patches"], "draws the complex transform"),
+        (["data.mel=true"], "data.mel=True is no group of settings"),
+        (["data.mel.rate=4000"], "its length and rate are those of the clips"),
         (["data.mel.pitch=3"], "data.mel: The representation 'log_mel' has no setting 'pitch'"),
     ],
 )

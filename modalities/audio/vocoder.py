@@ -1,7 +1,7 @@
 r"""A vocoder: a network that is told the log-mel spectrogram of a clip draws the clip, phases and all.
 
-Log-mel spectrograms are easily learned, and say how a clip sounds; Griffin and Lim's iteration, which finds phases to them,
-leaves a metallic voice. Here the phases are drawn, by the solution map of the compressed transform given the spectrogram,
+Log-mel spectrograms are easily learned, and say how a clip sounds, but not its phases. Griffin and Lim's iteration finds
+some that fit, of a metallic voice. Here they are drawn, by the map of the compressed transform given the spectrogram,
 in one call and from one and the same noise: what is decoded is a function of the spectrogram alone. The spectrogram is told
 as one channel on the transform's own grid, interpolated along frequency, at the centres of the mel bands, and time.
 

@@ -5,9 +5,12 @@ import soundfile
 import torch
 
 from cm_multimodal.errors import UsageError
-from cm_multimodal.model import Model
+from cm_multimodal.maps import Endpoint, FlowMap
+from cm_multimodal.modality import TensorSpec, find_modality
+from cm_multimodal.paths import Linear
 from collections.abc import Callable
-from modalities.audio.representations import STFT, LogMel
+from modalities.audio.adapter import AudioModality
+from modalities.audio.representations import STFT, LogMel, Representation
 from modalities.audio.strings import strings
 from modalities.audio.vocoder import Hearsay
 from pathlib import Path
@@ -71,17 +74,30 @@ def test_a_vocoder_is_trained_and_used(cmm: Callable[..., int], capsys: pytest.C
     assert Path("runs/mel/evaluation-decoder-voice/metrics.json").exists()
 
 
-def test_a_decoder_hears_the_same_spectrograms(cmm: Callable[..., int]) -> None:
-    """Those of another hop are refused by name, and so is a decoder where nothing is left to decode."""
-    assert cmm("train", "experiment=audio/vocoder", *QUICK, *MEL, "name=voice") == 0
-    hop = [word.replace("hop=64", "hop=32") for word in LEARNED]
-    assert cmm("train", "experiment=audio/digits_mel", *QUICK, *hop, "name=mel") == 0
-    voice, mel = Model.load("runs/voice"), Model.load("runs/mel")
-    with pytest.raises(UsageError, match="hop=32 \\(the vocoder's: 64\\)"):
-        mel.decoded_by(voice)
-    assert cmm("train", "modality=image", "data=digits", "train.samples=64", "train.batch=16", "name=picture") == 0
-    with pytest.raises(UsageError, match="samples of the modality 'image' need none"):
-        Model.load("runs/picture").decoded_by(voice)
+def test_a_decoder_fits_or_is_refused(wave: Tensor) -> None:
+    """It hears the same spectrograms as the run draws, and jumps to clean data; pictures need none."""
+    transform, heard = STFT(LENGTH, 128, 64).fitted(wave), LogMel(LENGTH, 8000, 32, 256, 64).fitted(wave)
+    voice = _modality(transform, heard)
+    fitting, other = (_modality(LogMel(LENGTH, 8000, 32, 256, hop).fitted(wave)) for hop in (64, 32))
+    edge, diagonal = (
+        FlowMap(torch.nn.Identity(), Linear(), Endpoint(), 0.5, frozenset({part})) for part in ("edge", "diagonal")
+    )
+    assert fitting.decoded_by(voice, edge).spec == fitting.spec
+    for run, flow_map, sentence in (
+        (other, edge, "hop=32 \\(the vocoder's: 64\\)"),
+        (fitting, diagonal, "learned the diagonal"),
+        (voice, edge, "the run draws such spectrograms"),
+        (find_modality("image")(TensorSpec((1, 8, 8), 0.5)), edge, "samples of the modality 'image' need none"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            run.decoded_by(voice, flow_map)
+
+
+def _modality(kind: Representation, mel: LogMel | None = None) -> AudioModality:
+    told = {} if mel is None else {"mel": mel.settings()}
+    return AudioModality(
+        TensorSpec(kind.shape, 0.5, settings={"rate": 8000, "representation": kind.settings(), **told})
+    )
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ from torchaudio.transforms import GriffinLim
 from typing import Any, ClassVar
 
 SIGMA = 0.5
+ENVELOPE = 1.0  # the deviation of the channel that is drawn first: it stands out of twice the noise
 QUIETEST = 0.01  # a frequency below this share of the loudest one is not raised further
 MOST_SAMPLES = 1 << 24
 LEAST_RATE, MOST_RATE = 1000, 192_000  # samples a second
@@ -148,9 +149,9 @@ class STFT(Representation):
 
     def fitted(self, wave: Tensor) -> "STFT":
         x = dataclasses.replace(self, gains=())._coefficients(wave)
-        blank = dataclasses.replace(self, gains=_gains_of(x.square().mean(dim=(0, 1, 3)).sqrt()))
-        around = _around(blank._coefficients(wave))
-        return dataclasses.replace(blank, mean=around.mean().item(), gain=SIGMA / max(around.std().item(), 1e-5))
+        fitted = dataclasses.replace(self, gains=_gains_of(x.square().mean(dim=(0, 1, 3)).sqrt()))
+        around = _around(x * fitted._gains(x))
+        return dataclasses.replace(fitted, mean=around.mean().item(), gain=ENVELOPE / max(around.std().item(), 1e-5))
 
     def _gains(self, like: Tensor) -> Tensor:
         return torch.tensor(self.gains or [1.0], dtype=like.dtype, device=like.device)[:, None]

@@ -1,12 +1,15 @@
 r"""A vocoder: a network that is told the log-mel spectrogram of a clip draws the clip, phases and all.
 
 Log-mel spectrograms are easily learned, and say how a clip sounds, but not its phases. Griffin and Lim's iteration finds
-some that fit, of a metallic voice. Here they are drawn, by the map of the compressed transform given the spectrogram,
-in one call and from one and the same noise: what is decoded is a function of the spectrogram alone. The spectrogram is told
-as one channel on the transform's own grid, interpolated along frequency, at the centres of the mel bands, and time.
+some that fit, of a metallic voice. Here its clip is only where to begin: noise of half its size is added, and the map of the
+compressed transform, given the spectrogram, jumps from there to a clip, in one call and with one and the same noise, so that
+what is decoded is a function of the spectrogram alone. The clip is then filtered by the ratio of the spectrogram that was
+told to its own, which leaves phases and harmonics alone. The spectrogram is told as one channel on the transform's own grid,
+interpolated along frequency, at the centres of the mel bands, and time.
 
 References:
     | Vocos: Closing the gap between time-domain and Fourier-based neural vocoders (Siuzdak, 2023)
+    | SDEdit: Guided image synthesis and editing with stochastic differential equations (Meng et al., 2022)
 """
 
 __all__ = ["Hearsay", "Voice"]
@@ -16,7 +19,6 @@ import torch
 from cm_multimodal.batch import Conditions
 from cm_multimodal.maps import FlowMap
 from cm_multimodal.random import Draws
-from cm_multimodal.times import RATIO_MAX
 from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,6 +26,8 @@ from torch.nn import functional as F
 from .representations import STFT, LogMel
 
 CHUNK = 32  # clips at a time
+START = 0.5  # the ratio of noise to signal
+CORRECTIONS = 2  # the second one mends what overlapping frames leave of the first
 SAME = ("length", "rate", "mels", "n_fft", "hop", "floor")  # what two log-mel spectrograms must share to be exchanged
 
 
@@ -52,6 +56,11 @@ class Hearsay:
         places = torch.stack(torch.meshgrid((2 * band + 1) / self.mel.mels - 1, 2 * time - 1, indexing="ij")[::-1], -1)
         return F.grid_sample(mel, places.expand(len(mel), -1, -1, -1), padding_mode="border", align_corners=False)
 
+    def corrected(self, x: Tensor, known: Tensor) -> Tensor:
+        """Returns transforms filtered by how far their own spectrograms are from the ones that were told, (B, 1, F, T)."""
+        away = (known - self.of(self.transform.decode(x))) / self.mel.gain
+        return x * torch.exp(self.transform.power * away)
+
 
 @dataclass(frozen=True)
 class Voice:
@@ -78,11 +87,15 @@ class Voice:
     def _decode(self, logarithm: Tensor) -> Tensor:
         its, transform, count = self.hearsay.mel, self.hearsay.transform, len(logarithm)
         where = next(self.flow_map.parameters()).device
-        known = self.hearsay.on_grid((logarithm.to(where) - its.mean) * its.gain)
-        s = self.flow_map.path.time_of(torch.tensor(RATIO_MAX, dtype=torch.float64, device=where)).expand(count)
+        mel = (logarithm.to(where) - its.mean) * its.gain
+        known, found = self.hearsay.on_grid(mel), transform.encode(its.decode(mel))
+        s = self.flow_map.path.time_of(torch.tensor(START, dtype=torch.float64, device=where)).expand(count)
         one = Draws(0, torch.zeros(count, dtype=torch.int64, device=where))
-        noise = one.noise("vocoder", transform.shape) * float(self.flow_map.path.sigma(s[:1]))
-        return transform.decode(self.flow_map.jump(noise, s, torch.zeros_like(s), Conditions(known=known)))
+        noisy = self.flow_map.path.sample(found, one.noise("vocoder", transform.shape), s)
+        x = self.flow_map.jump(noisy, s, torch.zeros_like(s), Conditions(known=known))
+        for _ in range(CORRECTIONS):
+            x = self.hearsay.corrected(x, known)
+        return transform.decode(x)
 
 
 def _mels(hertz: Tensor) -> Tensor:

@@ -49,6 +49,22 @@ def test_what_is_told_lies_where_the_transform_has_its_energy(wave: Tensor) -> N
     assert abs(int(hearsay.of(tone)[0, 0, :, 10].argmax()) * 8000 / 128 - 1500) <= 125
 
 
+def test_a_clip_is_corrected_towards_the_spectrogram_that_was_told(wave: Tensor) -> None:
+    """Dull and faint clips get the spectrogram of the right ones back; of the right ones nothing changes."""
+    transform = STFT(LENGTH, 128, 64).fitted(wave)
+    hearsay = Hearsay(LogMel(LENGTH, 8000, 32, 128, 64, floor=1e-2).fitted(wave), transform)
+    told, x = hearsay.of(wave), transform.encode(wave)
+    assert torch.allclose(hearsay.corrected(x, told), x, atol=1e-4)
+    dull = transform.encode(0.3 * wave) * torch.linspace(1.2, 0.5, 64)[:, None]
+
+    def away(x: Tensor) -> float:
+        return float((hearsay.of(transform.decode(x)) - told).abs().mean())
+
+    once = hearsay.corrected(dull, told)
+    twice = hearsay.corrected(once, told)
+    assert away(twice) < away(once) < away(dull) / 3
+
+
 def test_a_vocoder_is_trained_and_used(cmm: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     """It draws clips of real spectrograms and of generated ones, the same again; alone it draws nothing, and says how."""
     assert cmm("train", "experiment=audio/vocoder", *QUICK, *MEL, "name=voice") == 0

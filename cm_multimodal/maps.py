@@ -28,6 +28,7 @@ import torch
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from torch import Tensor, nn
+from torch.nn import functional
 from typing import ClassVar
 
 from .batch import Conditions
@@ -200,6 +201,22 @@ class SolutionMap(ABC):
         ddim = Endpoint().mean_velocity(self.path, self.sigma_data, s, t)
         return ddim.solve(x, self.mean_velocity(x, s, t, cond))
 
+    def shares(self, x: Tensor, s: Tensor, t: Tensor, cond: Conditions) -> Tensor:
+        """Returns what shares of each vertex the end point is mixed of, with shape (B, L, K).
+
+        Where clean states are mixes of no points that are known, such as the embeddings of tokens, but numbers of their
+        own, it is the end point itself.
+        """
+        return self.endpoint(x, s, t, cond)
+
+    def mixed(self, shares: Tensor) -> Tensor:
+        """Returns the clean states, with shape (B, L, D), that are mixed of shares."""
+        return shares
+
+    def shares_of(self, x: Tensor) -> Tensor:
+        """Returns the shares, with shape (B, L, K), of clean states that are vertices: all of the nearest one."""
+        return x
+
     def clock(self, t: Tensor) -> Tensor:
         r"""Returns what a network is told of a time: \(\arctan(\rho_t / \sigma_{data})\), between 0 and pi/2."""
         return torch.atan2(self.path.sigma(t), self.path.alpha(t) * self.sigma_data)
@@ -224,7 +241,8 @@ class FlowMap(nn.Module, SolutionMap):
     """A network made into a solution map.
 
     Arguments:
-        net: Maps (state, n(s), n(t), conditions) to a tensor of the state's shape.
+        net: Maps (state, n(s), n(t), conditions) to a tensor of the state's shape; or, where it has `vertices`, with shape
+            (K, D), to the shares of them, with shape (B, L, K), that the clean end point is mixed of (scaling: endpoint).
         path: The path it is trained on.
         scaling: How its output becomes a jump.
         sigma_data: The data's standard deviation.
@@ -262,8 +280,32 @@ class FlowMap(nn.Module, SolutionMap):
             return self.network(x, s, t, cond)
         return super().endpoint(x, s, t, cond)
 
+    @property
+    def vertices(self) -> Tensor | None:
+        """The points, with shape (K, D), that clean states are mixed of; none: they are numbers of their own."""
+        return getattr(self.net, "vertices", None)
+
+    def shares(self, x: Tensor, s: Tensor, t: Tensor, cond: Conditions) -> Tensor:
+        if self.vertices is None:
+            return self.endpoint(x, s, t, cond)
+        s, t = torch.broadcast_tensors(s, t)
+        return self._output(x, s, t, cond)
+
+    def mixed(self, shares: Tensor) -> Tensor:
+        return shares if self.vertices is None else shares @ self.vertices.to(shares.dtype)
+
+    def shares_of(self, x: Tensor) -> Tensor:
+        if self.vertices is None:
+            return x
+        points = self.vertices.to(x.dtype)
+        nearest = (x @ points.T - points.square().sum(dim=-1) / 2).argmax(dim=-1)
+        return functional.one_hot(nearest, len(points)).to(x.dtype)
+
     def network(self, x: Tensor, s: Tensor, t: Tensor, cond: Conditions) -> Tensor:
         """Returns the raw output F, with shape (B, *), in the state's type."""
+        return self.mixed(self._output(x, s, t, cond))
+
+    def _output(self, x: Tensor, s: Tensor, t: Tensor, cond: Conditions) -> Tensor:
         c_in = torch.hypot(self.path.alpha(s) * self.sigma_data, self.path.sigma(s)).reciprocal()
         with self.precision.context(x.device):
             out = self.net(expand_right(c_in, x).to(x.dtype) * x, self.clock(s), self.clock(t), cond)

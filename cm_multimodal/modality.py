@@ -106,6 +106,7 @@ class Modality(ABC):
         name: Its name.
         classifier: What the accuracy score fits, in words.
         measures: The names of measures of its own.
+        by_train: Those of them that hold samples against the training split, as those of real samples hold the test split.
         edits: The kinds of editing that complete what is known of a sample.
         alone: Whether samples are drawn from noise and a class alone, or only from what the first of `edits` knows of one.
     """
@@ -113,6 +114,7 @@ class Modality(ABC):
     name: str
     classifier: str
     measures: tuple[str, ...] = ()
+    by_train: tuple[str, ...] = ()
     edits: tuple[str, ...] = ()
     alone: bool = True
 
@@ -201,9 +203,13 @@ class Modality(ABC):
     def board(self, rows: Mapping[str, Tensor], writer: Board, samples: int) -> None:  # noqa: B027 (it may show none)
         """Shows the rows of a preview in TensorBoard, at a number of samples seen."""
 
-    def measure(self, name: str, samples: Dataset, real: Dataset) -> float:
-        """Returns one of `measures` of samples, beside real ones."""
+    def measure(self, name: str, samples: Dataset, real: Splits) -> float:
+        """Returns one of `measures` of samples, beside real ones; no finite number where it does not apply."""
         raise ValueError(f"the modality '{self.name}' has no measure '{name}'")
+
+    def baselines(self, train: Dataset, count: int) -> Mapping[str, Tensor]:
+        """Returns raw samples, with shape (count, *), of what draws them without a network, by its name."""
+        return {}
 
     def sample_mask(self, draws: Draws) -> Tensor:
         """Returns the mask, with shape (B, L...), of samples to be generated; only masked modalities have one."""

@@ -15,12 +15,17 @@ References:
     | Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models (Lu & Song, 2024)
 """
 
-__all__ = ["EDM", "PATHS", "Linear", "Path", "TrigFlow", "VPCosine", "VPLinear", "build_path"]
+__all__ = [
+    "EDM", "PATHS", "Decoding", "Linear", "Path", "TrigFlow", "VPCosine", "VPLinear", "build_path", "one_hot_sigma",
+]  # fmt: skip
 
 import math
 import torch
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
 from .errors import UsageError, nearest
@@ -218,11 +223,118 @@ class TrigFlow(Path):
         return torch.atan(noise_ratio / self.sigma_data)
 
 
-PATHS = {"edm": EDM, "vp_linear": VPLinear, "vp_cosine": VPCosine, "linear": Linear, "trigflow": TrigFlow}
+class Decoding(Path):
+    r"""The straight path of one-hot tokens, on the clock of what can be read: tokens are decided evenly in time.
+
+    Of a token among K, noisy by the ratio \(\rho\), the largest entry is the right one with probability
+    \(q = \mathbb{E}_z \Phi(z + 1/\rho)^{K-1}\); it is above chance by the share \(a = (K q - 1) / (K - 1)\). With the
+    time \(\tau\) of the straight path, which keeps a twentieth so that the clock runs where all can be read,
+
+    .. math:: t = 0.95 \, (1 - a) + 0.05 \, \tau, \qquad \alpha = 1 - \tau, \quad \sigma = \tau .
+
+    The expectation is a Gauss-Hermite quadrature, and clocks are read off cubic splines through 4,097 of its values.
+
+    Arguments:
+        tokens: The number of tokens, K.
+
+    References:
+        | Flow Map Language Models (Lee et al., 2026), appendix: the time reparametrisation by decoding accuracy
+    """
+
+    KNOTS, NODES, STRAIGHT = 4097, 128, 0.05
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+        straight = torch.linspace(0, 1, self.KNOTS, dtype=torch.float64)
+        clock, slope = self._clock(straight)
+        self.straight_of, self.clock_of = Spline(clock, straight, 1.0 / slope), Spline(straight, clock, slope)
+
+    def accuracy(self, signal: Tensor) -> Tensor:
+        """Returns the probability that the largest entry is the token, of inverse noise ratios, with their shape."""
+        return self._expect(signal, lambda z: torch.special.ndtr(z) ** (self.tokens - 1))
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1.0 - self.sigma(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.straight_of(t)[0]
+
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return -self.d_sigma(t)
+
+    def d_sigma(self, t: Tensor) -> Tensor:
+        return self.straight_of(t)[1]
+
+    def time_of(self, noise_ratio: Tensor) -> Tensor:
+        straight = torch.where(noise_ratio.isinf(), 1.0, noise_ratio / (1.0 + noise_ratio))
+        t = self.clock_of(straight)[0]
+        for _ in range(2):  # Newton's steps to the exact inverse of the other spline
+            value, slope = self.straight_of(t)
+            t = (t - (value - straight) / slope).clamp(0.0, 1.0)
+        return t
+
+    def _clock(self, straight: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns times and their derivatives, of times of the straight path, with their shape."""
+        chance, power = self.accuracy(straight.new_zeros(())), self.tokens - 1  # 1 / K, but for the quadrature
+        signal = (1.0 - straight) / straight.clamp_min(1e-6)
+        above = (self.accuracy(signal) - chance) / (1.0 - chance)
+        rate = self._expect(signal, lambda z: power * torch.special.ndtr(z) ** (power - 1) * _density(z)) / (
+            1.0 - chance
+        )
+        share, d_signal = self.STRAIGHT, -1.0 / straight.clamp_min(1e-6) ** 2
+        return (1 - share) * (1 - above) + share * straight, share - (1 - share) * rate * d_signal
+
+    def _expect(self, signal: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
+        nodes, weights = (torch.from_numpy(each).to(signal.device) for each in hermegauss(self.NODES))
+        return of(signal[..., None] + nodes) @ (weights / weights.sum())
+
+
+@dataclass(frozen=True)
+class Spline:
+    """The cubic spline with given values and slopes at knots that rise (Hermite), all with shape (N,)."""
+
+    knots: Tensor
+    values: Tensor
+    slopes: Tensor
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the values and the slopes at places, with their shape."""
+        knots, values, slopes = (each.to(x.device) for each in (self.knots, self.values, self.slopes))
+        at = (torch.searchsorted(knots, x.detach().contiguous()) - 1).clamp(0, len(knots) - 2)
+        width = knots[at + 1] - knots[at]
+        u = (x - knots[at]) / width
+        rise, first, last = values[at + 1] - values[at], slopes[at] * width, slopes[at + 1] * width
+        c, d = 3 * rise - 2 * first - last, first + last - 2 * rise
+        return values[at] + u * (first + u * (c + u * d)), (first + u * (2 * c + 3 * u * d)) / width
+
+
+def _density(z: Tensor) -> Tensor:
+    return torch.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
+
+
+PATHS = {
+    "edm": EDM, "vp_linear": VPLinear, "vp_cosine": VPCosine, "linear": Linear, "trigflow": TrigFlow, "decoding": Decoding,
+}  # fmt: skip
 
 
 def build_path(name: str, sigma_data: float) -> Path:
-    """Builds a path by its name; `sigma_data` is the data's standard deviation."""
+    """Builds a path by its name; `sigma_data` is the data's standard deviation.
+
+    Raises:
+        UsageError: There is no such path.
+    """
     if name not in PATHS:
         raise UsageError(f"There is no path '{name}'; {nearest(name, PATHS)}")
-    return TrigFlow(sigma_data) if name == "trigflow" else PATHS[name]()
+    if name == "trigflow":
+        return TrigFlow(sigma_data)
+    return Decoding(_tokens(sigma_data)) if name == "decoding" else PATHS[name]()
+
+
+def _tokens(sigma_data: float) -> int:
+    """Returns the K of one-hot tokens, whose entries deviate by sqrt((1 - 1/K) / K); other data are taken for such."""
+    return max(2, round(2 / (1 - math.sqrt(max(1 - 4 * sigma_data**2, 0.0)))))
+
+
+def one_hot_sigma(tokens: int) -> float:
+    """Returns the standard deviation of an entry of one-hot tokens, over all entries."""
+    return math.sqrt((1 - 1 / tokens) / tokens)

@@ -1,4 +1,4 @@
-"""A reader's own folders: pictures and sounds, a sub-folder a class, one file of each cut short."""
+"""A reader's own folders: pictures, sounds and texts, a sub-folder a class, one file of each damaged."""
 
 import numpy as np
 import soundfile
@@ -27,3 +27,13 @@ def write_sounds(folder: Path, count: int = 120) -> None:
         time = np.arange(rate // 2) / rate
         soundfile.write(file, 0.2 * np.sin(2 * np.pi * (pitch + index % 7) * time) * np.exp(-3 * time), rate)
     file.write_bytes(file.read_bytes()[:100])
+
+
+def write_texts(folder: Path, count: int = 40) -> None:
+    """Lines of two kinds as text files, a sub-folder each, and one that is no UTF-8."""
+    for index in range(count):
+        kind, word = (("seas", "a wave rolls over wave"), ("hills", "the wind is in the fern"))[index % 2]
+        file = folder / kind / f"{index}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(f"{word} {number}\n" for number in range(index, index + 8)), encoding="utf-8")
+    file.write_bytes(b"\xff\xfe\xfa" * 20)

@@ -35,7 +35,7 @@ from cm_multimodal.training.snapshots import write_snapshots
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from modalities.image.net import SIZES, build_net
-from own_files import write_pictures, write_sounds
+from own_files import write_pictures, write_sounds, write_texts
 from pathlib import Path
 from torch import Tensor
 from typing import Any
@@ -161,7 +161,7 @@ def test_every_option_in_the_prose_exists() -> None:
     named = {word for code in re.findall(r"`([^`]+)`", PROSE) for word in re.findall(r"^'?([a-z_][\w.]*)=", code)}
     assert len(named) > 10
     assert {word for word in named - keys if not word.startswith(OPEN)} == {"key"}
-    assert set(re.findall(r"`((?:image|audio)/\w+)`", PROSE)) == set(experiments())
+    assert set(re.findall(r"`((?:image|audio|text)/\w+)`", PROSE)) == set(experiments())
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -241,7 +241,10 @@ def fresh_run(words: list[str]) -> None:
     averages = [Average(parts.flow_map.net, decay) for decay in build_decays(config["ema"])]
     write_snapshots(averages, 1, record.folder / "ema")
     card, begin = replace(parts.card, samples_seen=1), averages[0].state_dict()
-    moved = {name: value + 0.02 * torch.randn(value.shape) for name, value in begin.items()}  # silence is no clip
+    draw = torch.Generator().manual_seed(0)
+    moved = {
+        name: value + 0.02 * torch.randn(value.shape, generator=draw) for name, value in begin.items()
+    }  # not silent
     checkpoints.save(record.checkpoints, 1, card, moved, {})
 
 
@@ -271,6 +274,7 @@ def test_the_readme_runs_on_models_that_have_learned_nothing(
     monkeypatch.chdir(tmp_path)
     write_pictures(Path("my/pictures"))
     write_sounds(Path("my/sounds"))
+    write_texts(Path("my/texts"))
     for block in BLOCKS:
         for words in program(block):
             run_small(words, extended)
@@ -380,6 +384,7 @@ def test_the_readme_runs(tmp_path: Path) -> None:
     root = copy_of_the_tree(tmp_path / "copy")
     write_pictures(root / "my" / "pictures")
     write_sounds(root / "my" / "sounds")
+    write_texts(root / "my" / "texts")
     env = {**os.environ, "PYTHONPATH": str(root), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     for block in BLOCKS:
         if block.file:

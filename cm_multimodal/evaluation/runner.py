@@ -109,12 +109,14 @@ def real_row(ground: Reference) -> Row:
 
 
 def baselines(ground: Reference) -> list[Row]:
-    """Returns the rows of two that have learned nothing: each class's mean with its noise, and training samples again."""
+    """Returns the rows of what is no network: each class's mean with its noise, training samples again, the modality's."""
     some = ground.some()
     pick = torch.randint(len(some), (len(some),), generator=torch.Generator().manual_seed(0))
     again = Dataset(some.raw[pick], None if some.label is None else some.label[pick])
     means = Dataset(_around_means(ground, some), some.label)
-    return [score(ground, part, name, 0, 0, 0) for name, part in (("mean", means), ("memory", again))]
+    more = ground.modality.baselines(ground.splits.train, len(some))
+    parts = {"mean": means, "memory": again, **{name: Dataset(raw) for name, raw in more.items()}}
+    return [score(ground, part, name, 0, 0, 0) for name, part in parts.items()]
 
 
 def _around_means(ground: Reference, some: Dataset) -> Tensor:
@@ -132,7 +134,7 @@ def score(
     ground: Reference, samples: Dataset, method: str, steps: int, calls: int, seed: int,
     held: Dataset | None = None, seconds: float = math.nan,
 ) -> Row:  # fmt: skip
-    """Returns the row of some samples, which took some seconds; of `held`, if given, recognition and memorisation."""
+    """Returns the row of some samples, which took some seconds; of `held`, if given, what the training split judges."""
     features = ground.features_of(samples.raw)
     shares = precision_recall(ground.features, features, ground.settings.get("k", 5))
     accuracy = None
@@ -140,7 +142,7 @@ def score(
         accuracy = Judge(ground.modality.vectors, samples).accuracy(ground.splits.test)
     also = {}
     for name in ground.settings.get("also") or ():
-        others = held is not None and name in ("recognition", "memorised")
+        others = held is not None and name in ("recognition", "memorised", *ground.modality.by_train)
         drawn = Drawn(held, ground.features) if held is not None and others else Drawn(samples, features, seconds)
         value = measure(ground, name, drawn)
         if math.isfinite(value):

@@ -49,6 +49,9 @@ class Denoising(Objective):
         s = self.times.times(draws.uniform("times"), flow_map.path)
         noisy, ratio = noisy_sample(flow_map, batch, draws, s), flow_map.path.noise_ratio(s)
         clean = clean_state(self.source, flow_map, noisy)
-        distance = self.metric(flow_map.endpoint(noisy.x_s, s, s, noisy.cond), clean, noisy.cond.mask)
+        name, goal = flow_map.endpoint, clean
+        if self.metric.simplex:
+            name, goal = flow_map.shares, flow_map.shares_of(clean)
+        distance = self.metric(name(noisy.x_s, s, s, noisy.cond), goal, noisy.cond.mask)
         weight = 1.0 if self.metric.simplex else edm_weight(ratio, flow_map.sigma_data).to(distance.dtype)
         return Loss((distance * weight).mean(), distance.detach(), ratio)

@@ -6,11 +6,12 @@ with DDIM's \(A_{st} = \sigma_t / \sigma_s\), \(B_{st} = \alpha_t - \alpha_s A_{
 .. math:: D(x_s, s, t) = \frac{A_{ut} B_{su}}{B_{st}} D(x_s, s, u) + \frac{B_{ut}}{B_{st}} D(\Psi_{s \to u}(x_s), u, t),
 
 whose weights are not negative and sum to one on every path. So the target of two stopped predictions stays on the
-simplex where the state is a vector of probabilities, and the loss is a cross-entropy with soft targets there; elsewhere
-it is a squared error weighted as in :mod:`.denoising`, which is the error of the network's own output under the
-rotation scaling, for all pairs of times. On the diagonal D is the denoised state, learned from clean samples. No
-derivative, so that any network and attention kernel will do, and no second network. Needs two times. It learns what its
-times are drawn from. Unbiased; fragile as :mod:`.semigroup_self_distillation` is.
+simplex where the state is a vector of probabilities, or a mix of embeddings by such a vector, and the loss is a
+cross-entropy with soft targets there; elsewhere it is a squared error weighted as in :mod:`.denoising`, which is the
+error of the network's own output under the rotation scaling, for all pairs of times. On the diagonal D is the denoised
+state, learned from clean samples. No derivative, so that any network and attention kernel will do, and no second
+network. Needs two times. It learns what its times are drawn from. Unbiased; fragile as
+:mod:`.semigroup_self_distillation` is.
 
 References:
     | Consistency Trajectory Models (Kim et al., 2023), equation 9, for the end point
@@ -23,7 +24,7 @@ import torch
 
 from torch import Tensor
 
-from ..batch import Batch
+from ..batch import Batch, Conditions
 from ..losses import L2, Loss, Metric, edm_weight
 from ..maps import Endpoint, SolutionMap
 from ..random import Draws
@@ -57,7 +58,7 @@ class EndpointSemigroup(Objective):
     def loss(self, flow_map: SolutionMap, batch: Batch, draws: Draws, progress: float) -> Loss:
         pair = self.times.pairs(draws, flow_map.path)
         noisy, ratio = noisy_sample(flow_map, batch, draws, pair.s), flow_map.path.noise_ratio(pair.s)
-        prediction = flow_map.endpoint(noisy.x_s, pair.s, pair.t, noisy.cond)
+        prediction = self._named(flow_map, noisy.x_s, pair.s, pair.t, noisy.cond)
         distance = self.metric(prediction, self._goal(flow_map, noisy, pair, draws), noisy.cond.mask)
         weight = 1.0 if self.metric.simplex else edm_weight(ratio, flow_map.sigma_data).to(distance.dtype)
         return Loss((distance * weight).mean(), distance.detach(), ratio)
@@ -65,6 +66,7 @@ class EndpointSemigroup(Objective):
     @torch.no_grad()
     def _goal(self, flow_map: SolutionMap, noisy: NoisySample, pair: TimePair, draws: Draws) -> Tensor:
         clean = clean_state(self.source, flow_map, noisy)
+        clean = flow_map.shares_of(clean) if self.metric.simplex else clean
         off = (pair.t < pair.s).nonzero()[:, 0]
         if len(off) == 0:
             return clean
@@ -76,7 +78,12 @@ class EndpointSemigroup(Objective):
         first, second, whole = (
             Endpoint().jump(flow_map.path, flow_map.sigma_data, *times) for times in ((s, u), (u, t), (s, t))
         )
-        near = flow_map.endpoint(noisy.x_s, s, u, noisy.cond)
-        far = flow_map.endpoint(first(noisy.x_s, near), u, t, noisy.cond)
+        near = self._named(flow_map, noisy.x_s, s, u, noisy.cond)
+        reached = first(noisy.x_s, flow_map.mixed(near) if self.metric.simplex else near)
+        far = self._named(flow_map, reached, u, t, noisy.cond)
         share = expand_right(second.a * first.b / whole.b, near).to(near.dtype)
         return share * near + (1 - share) * far
+
+    def _named(self, flow_map: SolutionMap, x: Tensor, s: Tensor, t: Tensor, cond: Conditions) -> Tensor:
+        """Returns the end points of jumps, or what shares they are mixed of where those are compared."""
+        return flow_map.shares(x, s, t, cond) if self.metric.simplex else flow_map.endpoint(x, s, t, cond)

@@ -159,13 +159,13 @@ class AudioModality(Modality):
     def vectors(self, raw: Tensor) -> Any:
         return metrics.vectors(raw, self.rate)
 
-    def measure(self, name: str, samples: Dataset, real: Dataset) -> float:
+    def measure(self, name: str, samples: Dataset, real: Splits) -> float:
         if name == "cents":
             return math.nan if samples.label is None else metrics.cents(samples.raw, samples.label, self.rate)
         return (
-            metrics.level(samples.raw, real.raw)
+            metrics.level(samples.raw, real.test.raw)
             if name == "level"
-            else metrics.active(samples.raw, real.raw, self.rate)
+            else metrics.active(samples.raw, real.test.raw, self.rate)
         )
 
 

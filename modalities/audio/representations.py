@@ -15,8 +15,8 @@ are real, the lowest and the highest: the latter is carried where the imaginary 
 are added where they overlap, in the weights :math:`w / \sum w^2` of the window.
 
 What a word is lies in its amplitudes, and the mean of coefficients of unknown phase is nothing. With `envelope` a third
-channel therefore holds the logarithm of the amplitudes, averaged over 3 x 3 places: it is drawn together with the
-coefficients, stands out of the noise before they do, and tells them where to be. The way back leaves it out.
+channel therefore holds the logarithm of the amplitudes, averaged over 3 x 3 places, with twice the deviation: it is drawn
+together with the coefficients, stands out of the noise before they do, and tells them where to be. The way back drops it.
 
 References:
     | Music2Latent (Pasini et al., 2024), section 2.1: the compressed transform
@@ -42,8 +42,7 @@ from torchaudio.functional import melscale_fbanks
 from torchaudio.transforms import GriffinLim
 from typing import Any, ClassVar
 
-SIGMA = 0.5
-ENVELOPE = 1.0  # the deviation of the channel that is drawn first: it stands out of twice the noise
+SIGMA, ENVELOPE = 0.5, 1.0
 QUIETEST = 0.01  # a frequency below this share of the loudest one is not raised further
 MOST_SAMPLES = 1 << 24
 LEAST_RATE, MOST_RATE = 1000, 192_000  # samples a second

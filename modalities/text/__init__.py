@@ -1,0 +1,5 @@
+r"""Texts."""
+
+__all__ = ["ADAPTER"]
+
+from .adapter import TextModality as ADAPTER

@@ -1,0 +1,126 @@
+r"""The text modality: UTF-8 bytes of shape (W,), padded with zeros, which the model sees as tokens of shape (L, D).
+
+They are one-hot, D being the size K of the vocabulary, or embedded.
+"""
+
+__all__ = ["TextModality"]
+
+import math
+import numpy as np
+import torch
+
+from cm_multimodal.editing import Measurement
+from cm_multimodal.errors import DataError, UsageError
+from cm_multimodal.modality import Board, Dataset, Modality, Splits, TensorSpec
+from cm_multimodal.paths import one_hot_sigma
+from cm_multimodal.random import Draws
+from collections.abc import Mapping
+from pathlib import Path
+from torch import Tensor
+from torch.nn import functional as F
+from typing import Any
+
+from . import data, edit, embeddings, metrics, preview
+from .net import build_net
+from .ngrams import NGrams
+from .texts import to_raw, to_texts
+from .tokens import Tokens, build
+
+OF_GRAMMAR = ("grammatical", "rules")
+
+
+class TextModality(Modality):
+    """Texts of at most L tokens."""
+
+    name = "text"
+    classifier = "support vectors (C = 10) on words and pairs of them"
+    edits = edit.EDITS
+    by_train = tuple(sorted(metrics.BY_TRAIN))
+
+    def __init__(self, spec: TensorSpec) -> None:
+        super().__init__(spec)
+        try:
+            self.tokens = build(spec.settings["tokens"])
+            self.length, channels = spec.shape
+            self.table = embeddings.unpacked(spec.settings["embedding"]) if "embedding" in spec.settings else None
+            shape = (self.tokens.count, channels)
+            if (shape != tuple(self.table.shape)) if self.table is not None else (shape[0] != channels):
+                raise ValueError(f"{shape[0]} tokens do not fit samples of shape {spec.shape}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"This is no vocabulary of texts: {error}") from error
+        ruled = bool(spec.settings.get("grammar"))
+        self.measures = tuple(name for name in metrics.MEASURES if ruled or name not in OF_GRAMMAR)
+
+    @classmethod
+    def dataset(cls, config: Mapping[str, Any]) -> Splits:
+        return data.load(config)
+
+    @classmethod
+    def describe(cls, train: Dataset, config: Mapping[str, Any]) -> TensorSpec:
+        options = data.options_of(config)
+        tokens = data.vocabulary(options)
+        settings = {"tokens": tokens.settings(), "grammar": options.name == "grammar"}
+        channels, sigma = tokens.count, one_hot_sigma(tokens.count)
+        if options.embedding is not None:
+            channels, sigma = options.embedding, 1.0
+            settings["embedding"] = embeddings.packed(_embedded(options, tokens))
+        return TensorSpec((options.length, channels), sigma, train.classes, settings=settings)
+
+    def encode(self, raw: Tensor) -> Tensor:
+        numbers = self.tokens.numbers(to_texts(raw), self.length)
+        return F.one_hot(numbers, self.tokens.count).float() if self.table is None else self.table[numbers]
+
+    def decode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if not x.isfinite().all():
+            raise DataError("A generated text holds numbers that are none: the model has diverged, or is damaged.")
+        near = x if self.table is None else x.float() @ self.table.to(x.device).T
+        return to_raw(self.tokens.texts(near.argmax(dim=-1)), self.tokens.width(self.length))
+
+    def net(self, config: Mapping[str, Any], two_times: bool) -> torch.nn.Module:
+        return build_net(config, self.spec, two_times, self.table)
+
+    def preview(self, rows: Mapping[str, Tensor], file: Path) -> Path:
+        return preview.sheet(rows, file)
+
+    def write(self, raw: Tensor, names: list[str], folder: Path) -> list[Path]:
+        return preview.write_files(raw, names, folder)
+
+    def arrays(self, raw: Tensor) -> dict[str, Any]:
+        return {"x": np.array(to_texts(raw), dtype=np.str_)}
+
+    def features(self, raw: Tensor, config: Mapping[str, Any]) -> Tensor:
+        return metrics.features(raw, config)
+
+    def vectors(self, raw: Tensor) -> Any:
+        return metrics.vectors(raw)
+
+    def board(self, rows: Mapping[str, Tensor], writer: Board, samples: int) -> None:
+        for name, raw in rows.items():
+            writer.add_text(name, preview.page({name: raw}), samples)
+
+    def measurement(self, how: str, options: Mapping[str, Any]) -> Measurement:
+        if how not in self.edits:
+            return super().measurement(how, options)
+        return edit.measurement(how, options, self.spec.shape)
+
+    def told(self, x: Tensor, draws: Draws) -> Tensor:
+        return edit.told(x, edit.shown(draws, self.length))
+
+    def baselines(self, train: Dataset, count: int) -> Mapping[str, Tensor]:
+        texts, width = to_texts(train.raw), self.tokens.width(self.length)
+        longest = max(map(len, texts))
+        ends = sum(len(text) < longest for text in texts) > len(texts) / 2
+        models = {f"{order}-gram": NGrams(texts, order, ends=ends) for order in (3, 5)}
+        return {name: to_raw(model.sample(count, longest, 0), width) for name, model in models.items()}
+
+    def measure(self, name: str, samples: Dataset, real: Splits) -> float:
+        return metrics.MEASURES[name](samples, real) if name in self.measures else math.nan
+
+
+def _embedded(options: data.Options, tokens: Tokens) -> Tensor:
+    dimensions = options.embedding or 0
+    if dimensions >= tokens.count:
+        raise UsageError(
+            f"data.embedding={dimensions} is not possible: it is below the number of tokens, {tokens.count}."
+        )
+    return embeddings.embed([tokens.encode(text) for text in data.documents(options).train], tokens.count, dimensions)

@@ -1,0 +1,141 @@
+"""Texts become tokens and texts again; the network completes what it is told; everything works from the command line."""
+
+import pytest
+import torch
+
+from cm_multimodal.errors import DataError
+from cm_multimodal.modality import TensorSpec
+from cm_multimodal.random import Draws
+from collections.abc import Callable
+from modalities.text import edit
+from modalities.text.adapter import TextModality
+from modalities.text.texts import to_raw, to_texts
+from pathlib import Path
+from torch import Tensor
+from typing import Any
+
+QUICK = (
+    "experiment=text/grammar",
+    "data.limit=300",
+    "train.samples=256",
+    "train.batch=64",
+    "net.channels=32",
+    "net.blocks=1",
+)
+LEARNED = {
+    "grammar": {"name": "grammar", "limit": 400},
+    "embedded": {"name": "grammar", "limit": 400, "embedding": 16},
+}
+
+
+def _made(config: dict[str, Any]) -> tuple[TextModality, Tensor]:
+    splits = TextModality.dataset({**config, "length": 12})
+    return TextModality(TextModality.describe(splits.train, {**config, "length": 12})), splits.train.raw
+
+
+@pytest.mark.parametrize("kind", LEARNED)
+def test_tokens_go_there_and_back(kind: str) -> None:
+    """Sentences are the same after encoding and decoding, also when noise hides a part of their tokens' size."""
+    modality, raw = _made(LEARNED[kind])
+    x = modality.encode(raw[:50])
+    assert x.shape == (50, *modality.spec.shape)
+    assert float(x.std(correction=0)) == pytest.approx(modality.spec.sigma_data, rel=0.05)
+    noisy = x + 0.1 * Draws(0, torch.arange(50)).noise("noise", modality.spec.shape)
+    assert to_texts(modality.decode(noisy)) == to_texts(raw[:50])
+    assert modality.arrays(raw[:2])["x"].tolist() == to_texts(raw[:2])
+    with pytest.raises(DataError, match="has diverged"):
+        modality.decode(x * torch.nan)
+
+
+def test_a_bundle_with_another_vocabulary_is_refused() -> None:
+    """What does not fit its shape, or is none, is a sentence."""
+    spec = _made(LEARNED["grammar"])[0].spec
+    for settings, shape in ((spec.settings, (12, 5)), ({"tokens": 3}, spec.shape), ({}, spec.shape)):
+        with pytest.raises(DataError, match="This is no vocabulary of texts"):
+            TextModality(TensorSpec(shape, 0.1, settings=settings))
+    spec = _made(LEARNED["embedded"])[0].spec
+    broken = {**spec.settings, "embedding": {**spec.settings["embedding"], "dimensions": 5}}
+    with pytest.raises(DataError, match="This is no vocabulary of texts"):
+        TextModality(TensorSpec(spec.shape, 1.0, settings=broken))
+
+
+def test_the_network_names_the_clean_state_of_embedded_tokens() -> None:
+    """Its shares, mixed, are the end point that the map names; those of clean tokens are all of one."""
+    from cm_multimodal.batch import Conditions
+    from cm_multimodal.build import build_flow_map
+    from cm_multimodal.maps import Precision
+
+    modality, raw = _made(LEARNED["embedded"])
+    net = modality.net({"size": "xs", "channels": 16, "blocks": 1}, two_times=True)
+    flow_map = build_flow_map(net, "linear", "endpoint", 1.0, frozenset({"edge"}), Precision())
+    x = modality.encode(raw[:4])
+    shares = flow_map.shares_of(x)
+    assert torch.equal(flow_map.mixed(shares), x)
+    s = torch.full((4,), 0.6, dtype=torch.float64)
+    noisy = flow_map.path.sample(x, Draws(0, torch.arange(4)).noise("noise", modality.spec.shape), s)
+    named = flow_map.shares(noisy, s, 0 * s, Conditions())
+    assert named.shape == shares.shape
+    assert torch.allclose(flow_map.mixed(named), flow_map.endpoint(noisy, s, 0 * s, Conditions()))
+    assert torch.allclose(flow_map.jump(noisy, s, 0 * s, Conditions()), flow_map.mixed(named), atol=1e-6)
+
+
+def test_what_is_shown_in_training() -> None:
+    """In a quarter of the samples something is known and something is not; the rest is told nothing."""
+    where = edit.shown(Draws(0, torch.arange(4000)), 12)
+    share = where.mean(dim=(1, 2))
+    assert float((share > 0).double().mean()) == pytest.approx(0.25, abs=0.03)
+    assert 0.3 < float(share[share > 0].mean()) < 0.7
+    x = torch.nn.functional.one_hot(torch.arange(12) % 5, 5).float().expand(4000, 12, 5)
+    told = edit.told(x, where)
+    assert torch.equal(told[..., :5], x * where)
+    assert torch.equal(told[..., 5:], where)
+
+
+def test_a_text_is_completed(cmm: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    """What is known stays, word for word; a mask that texts do not have is a sentence."""
+    assert cmm("train", *QUICK, "net.known=true", "name=told") == 0
+    assert cmm("edit", "run=runs/told", "how=continue", "n=6", "steps=2", "out=more") == 0
+    page = Path("more/grid.txt").read_text()
+    assert page.count("\n") >= 6
+    after = [file.read_text().split() for file in sorted(Path("more").glob("0*.txt"))]
+    real = TextModality.dataset({"name": "grammar", "limit": 300, "length": 12}).test
+    before = [text.split()[:6] for text in to_texts(real.raw[:6])]
+    assert [one[: len(two)] for one, two in zip(after, before, strict=True)] == before
+    assert cmm("edit", "run=runs/told", "mask=top") == 2
+    assert "mask=top is no part of a text" in capsys.readouterr().err
+
+
+def test_a_run_from_training_to_a_table(cmm: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    """Texts are written, previewed side by side and scored with the measures of a grammar; the same seed, the same texts."""
+    assert cmm("train", *QUICK, "name=first") == 0
+    sheet = next(Path("runs/first/samples").glob("*.txt")).read_text()
+    assert "real" in sheet
+    assert cmm("sample", "run=runs/first", "n=4", "steps=4", "out=one") == 0
+    assert cmm("sample", "run=runs/first", "n=2", "steps=4", "out=two") == 0
+    assert Path("one/000001.txt").read_text() == Path("two/000001.txt").read_text()
+    capsys.readouterr()
+    words = (
+        "steps=[1,8]",
+        "n=64",
+        "seeds=[0]",
+        "also=[grammatical,rules,found,bigrams]",
+        "baselines=true",
+    )
+    assert cmm("evaluate", "run=runs/first", *words) == 0
+    table = capsys.readouterr().out
+    assert all(name in table for name in ("grammatical", "rules", "found", "bigrams", "5-gram"))
+
+
+def test_measures_of_a_grammar_are_of_a_grammar_alone() -> None:
+    """Other texts do not have them."""
+    assert "grammatical" in _made(LEARNED["grammar"])[0].measures
+    other = _made({"name": "pydoc", "tokens": "characters"})[0]
+    assert "grammatical" not in other.measures
+    assert "bigrams" in other.measures
+
+
+def test_a_sheet_holds_the_same_sample_in_every_row(tmp_path: Path) -> None:
+    """Line breaks are shown; a row without a sample is left out."""
+    modality = _made(LEARNED["grammar"])[0]
+    rows = {"1 call": to_raw(["a\nb", "c"], 8), "real": to_raw(["d"], 8)}
+    assert "1 call  a \N{RETURN SYMBOL} b" in modality.preview(rows, tmp_path / "sheet").read_text()

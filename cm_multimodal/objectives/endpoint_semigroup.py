@@ -20,6 +20,7 @@ References:
 
 __all__ = ["EndpointSemigroup"]
 
+import dataclasses
 import torch
 
 from torch import Tensor
@@ -41,6 +42,7 @@ class EndpointSemigroup(Objective):
         times: The measure of (source, target) pairs.
         metric: The distance between two clean end points.
         source: Where the velocity on the diagonal comes from.
+        diagonal_first: The share of the training, at its begin, that goes to the diagonal alone: jumps are learned from it.
     """
 
     two_times = True
@@ -50,13 +52,17 @@ class EndpointSemigroup(Objective):
         times: Triangle = Triangle(LogNormal(-0.4, 1.4), off_diagonal=0.5),
         metric: Metric | None = None,
         source: Source | None = None,
+        diagonal_first: float = 0.0,
     ) -> None:
         super().__init__()
-        self.learned = anchored(times.learned())
+        if not 0 <= diagonal_first < 1:
+            raise ValueError("diagonal_first is a share, at least 0 and below 1")
+        self.learned, self.diagonal_first = anchored(times.learned()), diagonal_first
         self.times, self.metric, self.source = times, metric or L2(), settled(source, self.learned)
 
     def loss(self, flow_map: SolutionMap, batch: Batch, draws: Draws, progress: float) -> Loss:
-        pair = self.times.pairs(draws, flow_map.path)
+        times = dataclasses.replace(self.times, off_diagonal=0.0) if progress < self.diagonal_first else self.times
+        pair = times.pairs(draws, flow_map.path)
         noisy, ratio = noisy_sample(flow_map, batch, draws, pair.s), flow_map.path.noise_ratio(pair.s)
         prediction = self._named(flow_map, noisy.x_s, pair.s, pair.t, noisy.cond)
         distance = self.metric(prediction, self._goal(flow_map, noisy, pair, draws), noisy.cond.mask)

@@ -105,7 +105,14 @@ def build_objective(config: Mapping[str, Any]) -> Objective:
 def build_flow_map(
     net: nn.Module, path: str, scaling: str, sigma_data: float, learned: frozenset[str], precision: maps.Precision
 ) -> maps.FlowMap:
-    """Builds a map around a network from the names of its path and scaling."""
-    return maps.FlowMap(
-        net, build_path(path, sigma_data), build_part("scaling", {"name": scaling}), sigma_data, learned, precision
-    )
+    """Builds a map around a network from the names of its path and scaling.
+
+    Raises:
+        UsageError: There is no such path or scaling, or the network can only name clean states and the scaling is another.
+    """
+    part = build_part("scaling", {"name": scaling})
+    if getattr(net, "names_clean", False) and not isinstance(part, maps.Endpoint):
+        raise UsageError(
+            f"objective.scaling={scaling} does not fit this network, which names clean states: it is endpoint."
+        )
+    return maps.FlowMap(net, build_path(path, sigma_data), part, sigma_data, learned, precision)

@@ -13,8 +13,9 @@ their place (rotary positions), so that only distances count.
 
 The output is a softmax over the tokens, from which clean states are mixed: one-hot tokens themselves, or the vertices
 \(e_k\) of tokens that are embedded, all of one length. Of a token noisy by the ratio \(\rho\), by itself, the posterior has
-the logits \(\alpha \langle x, e_k \rangle / \sigma^2\), which are added to what the network says (the logit skip): it needs
-to learn only what the tokens have to do with each other.
+the logits \(\alpha \langle x, e_k \rangle / \sigma^2\). The network is told this posterior beside the state, so that it
+reads words instead of noise, and its logits are added to what it says (the logit skip): it needs to learn only what the
+tokens have to do with each other.
 
 References:
     | Scalable Diffusion Models with Transformers (Peebles & Xie, 2022): modulation and gates
@@ -90,7 +91,12 @@ class Mixer(nn.Module):
         size: The size.
         two_times: Whether it is told the target time.
         vertices: The embeddings, with shape (K, D); none: tokens are one-hot, and K is D.
+
+    Attributes:
+        names_clean: That it can only name clean states, so that the map's scaling is the endpoint one.
     """
+
+    names_clean = True
 
     def __init__(self, spec: TensorSpec, size: Size, two_times: bool, vertices: Tensor | None) -> None:
         super().__init__()
@@ -102,7 +108,7 @@ class Mixer(nn.Module):
         self.register_buffer("angles", _angles(spec.shape[0], size.channels // size.heads), persistent=False)
         self.sigma_data, self.told = spec.sigma_data, (channels + 1) * size.known
         self.embedding = ConditionEmbedding(size.channels, two_times, len(spec.classes))
-        self.enter = nn.Linear(channels + self.told, size.channels)
+        self.enter = nn.Linear(channels + tokens + self.told, size.channels)
         self.blocks = nn.ModuleList(
             Block(
                 size,
@@ -119,7 +125,8 @@ class Mixer(nn.Module):
 
     def forward(self, x: Tensor, n_s: Tensor, n_t: Tensor, cond: Conditions) -> Tensor:
         """Returns probabilities, with shape (B, L, K), of a scaled state, (B, L, D), and times, with shape (B,)."""
-        parts = [x]
+        alone = self._posterior(x, n_s)
+        parts = [x, alone.softmax(dim=-1).to(x.dtype)]
         if self.told:
             nothing = torch.zeros(*x.shape[:2], self.told, dtype=x.dtype, device=x.device)
             parts.append(nothing if cond.known is None else cond.known.to(x.dtype))
@@ -128,15 +135,17 @@ class Mixer(nn.Module):
         for block in self.blocks:
             h = block(h, told, angles, cond)
         shift, scale = self.modulation(told)[:, None].chunk(2, dim=-1)
-        logits = self.out(_modulate(h, shift, scale)).float()
-        return (logits + self._posterior(x, n_s)).softmax(dim=-1)
+        logits = self.out(_modulate(h, shift, scale)).to(alone.dtype)
+        return (logits + alone).softmax(dim=-1)
 
     def _posterior(self, x: Tensor, n_s: Tensor) -> Tensor:
         """Returns the logits of each token by itself: those of its noisy value, which c_in has scaled."""
         ratio = self.sigma_data * torch.tan(n_s)
         slope = torch.hypot(torch.full_like(ratio, self.sigma_data), ratio) / ratio.square().clamp_min(1e-9)
-        along = x.float() if self.vertices is None else x.float() @ self.vertices.T
-        logits = slope[:, None, None].to(torch.float32) * along
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        with torch.autocast(x.device.type, enabled=False):
+            along = exact if self.vertices is None else exact @ self.vertices.T
+        logits = slope[:, None, None].to(exact.dtype) * along
         return (logits - logits.amax(dim=-1, keepdim=True)).clamp_min(-SURE)
 
 
@@ -152,12 +161,11 @@ class Block(nn.Module):
 
     def __init__(self, size: Size, dilation: int, attends: bool, number: int) -> None:
         super().__init__()
-        width, self.heads, self.dropout, self.stream = size.channels, size.heads, size.dropout, f"dropout/{number}"
+        width, self.dropout, self.stream = size.channels, size.dropout, f"dropout/{number}"
         self.near = None
         if size.kernel:
             self.near = nn.Conv1d(width, width, size.kernel, padding=dilation * (size.kernel // 2), dilation=dilation)
-        self.qkv = nn.Linear(width, 3 * width) if attends else None
-        self.project = nn.Linear(width, width) if attends else None
+        self.attention = Attention(width, size.heads) if attends else None
         self.wide, self.narrow = nn.Linear(width, size.expand * width), nn.Linear(size.expand * width, width)
         self.parts = (self.near is not None) + attends + 1
         self.modulation = nn.Linear(width, 3 * self.parts * width)
@@ -170,19 +178,35 @@ class Block(nn.Module):
         if self.near is not None:
             shift, scale, gate = next(three), next(three), next(three)
             h = h + gate * F.silu(self.near(_modulate(h, shift, scale).transpose(1, 2)).transpose(1, 2))
-        if self.qkv is not None and self.project is not None:
+        if self.attention is not None:
             shift, scale, gate = next(three), next(three), next(three)
-            h = h + gate * self._attend(_modulate(h, shift, scale), angles, self.qkv, self.project)
+            h = h + gate * self.attention(_modulate(h, shift, scale), angles)
         shift, scale, gate = next(three), next(three), next(three)
         wide = F.silu(self.wide(_modulate(h, shift, scale)))
         if self.dropout and cond.dropout is not None:
             wide = wide * cond.dropout.dropout_mask(self.stream, tuple(wide.shape[1:]), self.dropout)
         return h + gate * self.narrow(wide)
 
-    def _attend(self, h: Tensor, angles: Tensor, qkv: nn.Linear, project: nn.Linear) -> Tensor:
-        q, k, v = rearrange(qkv(h), "b l (three h c) -> three b h l c", three=3, h=self.heads)
+
+class Attention(nn.Module):
+    """Attention over all tokens, of queries and keys of one length; how sharp it may be is learned.
+
+    Arguments:
+        width: The channels of a token.
+        heads: The number of heads.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.sharpness = heads, nn.Parameter(torch.ones(heads, 1, 1))
+        self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, h: Tensor, angles: Tensor) -> Tensor:
+        """Returns what each token sees, with shape (B, L, C), by the angles of their places."""
+        q, k, v = rearrange(self.qkv(h), "b l (three h c) -> three b h l c", three=3, h=self.heads)
         q, k = (_turned(F.rms_norm(each, each.shape[-1:]), angles) for each in (q, k))
-        return project(rearrange(F.scaled_dot_product_attention(q, k, v), "b h l c -> b l (h c)"))
+        out = F.scaled_dot_product_attention(q * self.sharpness, k, v)
+        return self.project(rearrange(out, "b h l c -> b l (h c)"))
 
 
 def _modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

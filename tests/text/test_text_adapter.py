@@ -105,6 +105,7 @@ def test_a_text_is_completed(cmm: Callable[..., int], capsys: pytest.CaptureFixt
     assert "mask=top is no part of a text" in capsys.readouterr().err
 
 
+@pytest.mark.smoke
 def test_a_run_from_training_to_a_table(cmm: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     """Texts are written, previewed side by side and scored with the measures of a grammar; the same seed, the same texts."""
     assert cmm("train", *QUICK, "name=first") == 0

@@ -108,11 +108,13 @@ def build_flow_map(
     """Builds a map around a network from the names of its path and scaling.
 
     Raises:
-        UsageError: There is no such path or scaling, or the network can only name clean states and the scaling is another.
+        UsageError: There is no such path or scaling, or the network is of another kind than they need.
     """
     part = build_part("scaling", {"name": scaling})
     if getattr(net, "names_clean", False) and not isinstance(part, maps.Endpoint):
         raise UsageError(
             f"objective.scaling={scaling} does not fit this network, which names clean states: it is endpoint."
         )
+    if path == "decoding" and getattr(net, "vertices", None) is not None:
+        raise UsageError("path=decoding is the clock of one-hot tokens, and these are embedded: path=linear.")
     return maps.FlowMap(net, build_path(path, sigma_data), part, sigma_data, learned, precision)

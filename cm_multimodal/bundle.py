@@ -31,7 +31,7 @@ from .values import fits
 CARD, WEIGHTS = "bundle.json", "weights.safetensors"
 FORMAT = 1
 LIMITS = {
-    "card bytes": 1 << 20,
+    "card bytes": 1 << 24,
     "elements of a sample": 1 << 26,
     "elements of a chunk": 1 << 26,
     "parameters": 1 << 34,

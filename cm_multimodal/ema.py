@@ -160,7 +160,7 @@ def reconstruct(snapshots: Sequence[Snapshot], std: float, seen: int | None = No
     first = snapshots[0].weights
     return {
         name: sum(c * shot.weights[name].double() for c, shot in zip(share, snapshots, strict=True)).to(value.dtype)
-        if value.is_floating_point()
+        if value.is_floating_point() and not all(torch.equal(value, shot.weights[name]) for shot in snapshots)
         else snapshots[-1].weights[name]
         for name, value in first.items()
     }

@@ -211,6 +211,10 @@ class Modality(ABC):
         """Returns raw samples, with shape (count, *), of what draws them without a network, by its name."""
         return {}
 
+    def unlike(self, other: TensorSpec) -> str:
+        """Says why data of another specification are none to judge this one's samples by; nothing if they are."""
+        return ""
+
     def sample_mask(self, draws: Draws) -> Tensor:
         """Returns the mask, with shape (B, L...), of samples to be generated; only masked modalities have one."""
         raise ValueError(f"samples of the modality '{self.name}' have no mask")

@@ -25,6 +25,7 @@ import torch
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
 
@@ -245,9 +246,6 @@ class Decoding(Path):
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
-        straight = torch.linspace(0, 1, self.KNOTS, dtype=torch.float64)
-        clock, slope = self._clock(straight)
-        self.straight_of, self.clock_of = Spline(clock, straight, 1.0 / slope), Spline(straight, clock, slope)
 
     def accuracy(self, signal: Tensor) -> Tensor:
         """Returns the probability that the largest entry is the token, of inverse noise ratios, with their shape."""
@@ -257,21 +255,26 @@ class Decoding(Path):
         return 1.0 - self.sigma(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return self.straight_of(t)[0]
+        return self._splines(t.device)[0](t)[0]
 
     def d_alpha(self, t: Tensor) -> Tensor:
         return -self.d_sigma(t)
 
     def d_sigma(self, t: Tensor) -> Tensor:
-        return self.straight_of(t)[1]
+        return self._splines(t.device)[0](t)[1]
 
     def time_of(self, noise_ratio: Tensor) -> Tensor:
         straight = torch.where(noise_ratio.isinf(), 1.0, noise_ratio / (1.0 + noise_ratio))
-        t = self.clock_of(straight)[0]
+        straight_of, clock_of = self._splines(straight.device)
+        t = clock_of(straight)[0]
         for _ in range(2):  # Newton's steps to the exact inverse of the other spline
-            value, slope = self.straight_of(t)
+            value, slope = straight_of(t)
             t = (t - (value - straight) / slope).clamp(0.0, 1.0)
         return t
+
+    def _splines(self, device: torch.device) -> tuple["Spline", "Spline"]:
+        """Returns the straight time of a time, and the time of a straight one."""
+        return _decoding_splines(self.tokens, device)
 
     def _clock(self, straight: Tensor) -> tuple[Tensor, Tensor]:
         """Returns times and their derivatives, of times of the straight path, with their shape."""
@@ -299,13 +302,21 @@ class Spline:
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the values and the slopes at places, with their shape."""
-        knots, values, slopes = (each.to(x.device) for each in (self.knots, self.values, self.slopes))
-        at = (torch.searchsorted(knots, x.detach().contiguous()) - 1).clamp(0, len(knots) - 2)
+        knots, values, slopes = self.knots, self.values, self.slopes
+        at = (torch.searchsorted(knots, x.detach().to(knots.dtype).contiguous()) - 1).clamp(0, len(knots) - 2)
         width = knots[at + 1] - knots[at]
         u = (x - knots[at]) / width
         rise, first, last = values[at + 1] - values[at], slopes[at] * width, slopes[at + 1] * width
         c, d = 3 * rise - 2 * first - last, first + last - 2 * rise
         return values[at] + u * (first + u * (c + u * d)), (first + u * (2 * c + 3 * u * d)) / width
+
+
+@lru_cache(maxsize=32)
+def _decoding_splines(tokens: int, device: torch.device) -> tuple[Spline, Spline]:
+    straight = torch.linspace(0, 1, Decoding.KNOTS, dtype=torch.float64)
+    clock, slope = Decoding(tokens)._clock(straight)
+    straight, clock, slope = (each.to(device) for each in (straight, clock, slope))
+    return Spline(clock, straight, 1.0 / slope), Spline(straight, clock, slope)
 
 
 def _density(z: Tensor) -> Tensor:

@@ -86,6 +86,8 @@ def reference(bundle: Bundle, data: Mapping[str, Any], settings: Mapping[str, An
         raise UsageError(
             f"The data have shape {spec.shape} and {len(spec.classes)} classes; the model was trained on others."
         )
+    if why := bundle.modality.unlike(spec):
+        raise UsageError(f"These data cannot be compared with the model's samples: {why}.")
     if len(splits.test) == 0:
         raise DataError("There is no test set to score against; set data.test_fraction=0.1.")
     config = {**settings, "root": data.get("root")}

@@ -91,7 +91,9 @@ def _plot(rows: Sequence[Row]) -> Figure:
     for index, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), index + 1, xscale="log", xlabel="network calls", ylabel=SCORES[name])
         for method in dict.fromkeys(row.method for row in rows):
-            chosen = [s for s in summaries(rows) if s.method == method]
+            chosen = [s for s in summaries(rows) if s.method == method and name in s.means]
+            if not chosen:
+                continue
             if not chosen[0].steps:
                 style = "-" if method == "real" else ":"
                 axes.axhline(chosen[0].means[name], color="grey", linestyle=style, label=method)

@@ -21,7 +21,7 @@ from ..maps import SolutionMap
 from ..random import Draws
 from ..times import LogNormal, TimeMeasure
 from .base import Objective
-from .sources import Source, clean_state, noisy_sample, settled
+from .sources import Source, check_shares, clean_state, noisy_sample, settled
 
 
 class Denoising(Objective):
@@ -44,6 +44,10 @@ class Denoising(Objective):
     ) -> None:
         super().__init__()
         self.times, self.metric, self.source = times, metric or L2(), settled(source, self.learned)
+
+    def self_check(self, flow_map: SolutionMap, batch: Batch) -> list[str]:
+        check_shares(flow_map, self.metric, self.source)
+        return super().self_check(flow_map, batch)
 
     def loss(self, flow_map: SolutionMap, batch: Batch, draws: Draws, progress: float) -> Loss:
         s = self.times.times(draws.uniform("times"), flow_map.path)

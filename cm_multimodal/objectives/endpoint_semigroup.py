@@ -32,7 +32,7 @@ from ..random import Draws
 from ..tensors import expand_right
 from ..times import LogNormal, TimePair, Triangle, between
 from .base import Objective
-from .sources import NoisySample, Source, anchored, clean_state, noisy_sample, settled
+from .sources import NoisySample, Source, anchored, check_shares, clean_state, noisy_sample, settled
 
 
 class EndpointSemigroup(Objective):
@@ -59,6 +59,10 @@ class EndpointSemigroup(Objective):
             raise ValueError("diagonal_first is a share, at least 0 and below 1")
         self.learned, self.diagonal_first = anchored(times.learned()), diagonal_first
         self.times, self.metric, self.source = times, metric or L2(), settled(source, self.learned)
+
+    def self_check(self, flow_map: SolutionMap, batch: Batch) -> list[str]:
+        check_shares(flow_map, self.metric, self.source)
+        return super().self_check(flow_map, batch)
 
     def loss(self, flow_map: SolutionMap, batch: Batch, draws: Draws, progress: float) -> Loss:
         times = dataclasses.replace(self.times, off_diagonal=0.0) if progress < self.diagonal_first else self.times

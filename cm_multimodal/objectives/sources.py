@@ -7,7 +7,8 @@ is left.
 """
 
 __all__ = [
-    "Conditional", "ModelDiagonal", "NoisySample", "Source", "Teacher", "anchored", "clean_state", "noisy_sample", "settled",
+    "Conditional", "ModelDiagonal", "NoisySample", "Source", "Teacher", "anchored", "check_shares", "clean_state",
+    "noisy_sample", "settled",
 ]  # fmt: skip
 
 import dataclasses
@@ -19,7 +20,9 @@ from torch import Tensor
 from typing import ClassVar
 
 from ..batch import Batch, Conditions
-from ..maps import SolutionMap, TransportedMap
+from ..errors import UsageError
+from ..losses import Metric
+from ..maps import FlowMap, SolutionMap, TransportedMap
 from ..random import Draws
 from ..solvers import Solver
 from ..solvers.euler import Euler
@@ -135,6 +138,15 @@ def clean_state(source: Source, flow_map: SolutionMap, noisy: NoisySample) -> Te
     if isinstance(source, Conditional):
         return noisy.x
     return flow_map.path.denoised(noisy.x_s, source.velocity(flow_map, noisy), noisy.s)
+
+
+def check_shares(flow_map: SolutionMap, metric: Metric, source: Source) -> None:
+    """Raises a UsageError where shares of vertices are compared, and the source's clean states are none of them."""
+    mixes = metric.simplex and isinstance(flow_map, FlowMap) and flow_map.vertices is not None
+    if mixes and not isinstance(source, Conditional):
+        raise UsageError(
+            "The cross-entropy of embedded tokens knows clean ones only: objective.source.name=conditional."
+        )
 
 
 def settled(source: Source | None, learned: frozenset[str]) -> Source:

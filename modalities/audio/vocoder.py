@@ -1,7 +1,7 @@
 r"""A vocoder: a network that is told the log-mel spectrogram of a clip draws the clip, phases and all.
 
 Log-mel spectrograms are easily learned, and say how a clip sounds, but not its phases. Griffin and Lim's iteration finds
-some that fit, of a metallic voice. Here its clip is only where to begin: noise of half its size is added, and the map of the
+some that fit, of a metallic voice. Here its clip is only where to begin: noise of its own size is added, and the map of the
 compressed transform, given the spectrogram, jumps from there to a clip, in one call and with one and the same noise, so that
 what is decoded is a function of the spectrogram alone. The clip is then filtered by the ratio of the spectrogram that was
 told to its own, which leaves phases and harmonics alone. The spectrogram is told as one channel on the transform's own grid,
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from .representations import STFT, LogMel
 
 CHUNK = 32  # clips at a time
-START = 0.5  # the ratio of noise to signal
+START = 0.5  # the noise ratio; coefficients deviate by as much
 CORRECTIONS = 2  # the second one mends what overlapping frames leave of the first
 SAME = ("length", "rate", "mels", "n_fft", "hop", "floor")  # what two log-mel spectrograms must share to be exchanged
 

@@ -24,8 +24,9 @@ from . import data, edit, embeddings, metrics, preview
 from .net import build_net
 from .ngrams import NGrams
 from .texts import to_raw, to_texts
-from .tokens import Tokens, build
+from .tokens import END, Tokens, build
 
+MOST_NUMBERS = 1 << 21  # of all embeddings, which a bundle's card holds
 OF_GRAMMAR = ("grammatical", "rules")
 
 
@@ -48,7 +49,7 @@ class TextModality(Modality):
                 raise ValueError(f"{shape[0]} tokens do not fit samples of shape {spec.shape}")
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"This is no vocabulary of texts: {error}") from error
-        ruled = bool(spec.settings.get("grammar"))
+        ruled, self.ends = bool(spec.settings.get("grammar")), bool(spec.settings.get("ends"))
         self.measures = tuple(name for name in metrics.MEASURES if ruled or name not in OF_GRAMMAR)
 
     @classmethod
@@ -59,7 +60,7 @@ class TextModality(Modality):
     def describe(cls, train: Dataset, config: Mapping[str, Any]) -> TensorSpec:
         options = data.options_of(config)
         tokens = data.vocabulary(options)
-        settings = {"tokens": tokens.settings(), "grammar": options.name == "grammar"}
+        settings = {"tokens": tokens.settings(), "grammar": options.name == "grammar", "ends": options.lines}
         channels, sigma = tokens.count, one_hot_sigma(tokens.count)
         if options.embedding is not None:
             channels, sigma = options.embedding, 1.0
@@ -67,14 +68,21 @@ class TextModality(Modality):
         return TensorSpec((options.length, channels), sigma, train.classes, settings=settings)
 
     def encode(self, raw: Tensor) -> Tensor:
-        numbers = self.tokens.numbers(to_texts(raw), self.length)
-        return F.one_hot(numbers, self.tokens.count).float() if self.table is None else self.table[numbers]
+        numbers = self.tokens.numbers(to_texts(raw), self.length).to(raw.device)
+        return F.one_hot(numbers, self.tokens.count).float() if self.table is None else self._points(raw)[numbers]
 
     def decode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if not x.isfinite().all():
             raise DataError("A generated text holds numbers that are none: the model has diverged, or is damaged.")
-        near = x if self.table is None else x.float() @ self.table.to(x.device).T
-        return to_raw(self.tokens.texts(near.argmax(dim=-1)), self.tokens.width(self.length))
+        return to_raw(self.tokens.texts(self._numbers(x)), self.tokens.width(self.length))
+
+    def _points(self, like: Tensor) -> Tensor:
+        """Returns the vertices of clean states, with shape (K, D), where a tensor is."""
+        return torch.eye(self.tokens.count, device=like.device) if self.table is None else self.table.to(like.device)
+
+    def _numbers(self, x: Tensor) -> Tensor:
+        """Returns the numbers of the nearest tokens, with shape (B, L)."""
+        return (x if self.table is None else x.float() @ self._points(x).T).argmax(dim=-1)
 
     def net(self, config: Mapping[str, Any], two_times: bool) -> torch.nn.Module:
         return build_net(config, self.spec, two_times, self.table)
@@ -101,7 +109,12 @@ class TextModality(Modality):
     def measurement(self, how: str, options: Mapping[str, Any]) -> Measurement:
         if how not in self.edits:
             return super().measurement(how, options)
-        return edit.measurement(how, options, self.spec.shape)
+        points = self._points(torch.zeros(()))
+        return edit.measurement(how, options, self._numbers, points[END], points[self.tokens.mark])
+
+    def unlike(self, other: TensorSpec) -> str:
+        mine, its = (spec.settings.get("tokens") for spec in (self.spec, other))
+        return "" if mine == its else "their vocabulary is another one than the model's"
 
     def told(self, x: Tensor, draws: Draws) -> Tensor:
         return edit.told(x, edit.shown(draws, self.length))
@@ -109,8 +122,7 @@ class TextModality(Modality):
     def baselines(self, train: Dataset, count: int) -> Mapping[str, Tensor]:
         texts, width = to_texts(train.raw), self.tokens.width(self.length)
         longest = max(map(len, texts))
-        ends = sum(len(text) < longest for text in texts) > len(texts) / 2
-        models = {f"{order}-gram": NGrams(texts, order, ends=ends) for order in (3, 5)}
+        models = {f"{order}-gram": NGrams(texts, order, ends=self.ends) for order in (3, 5)}
         return {name: to_raw(model.sample(count, longest, 0), width) for name, model in models.items()}
 
     def measure(self, name: str, samples: Dataset, real: Splits) -> float:
@@ -122,5 +134,9 @@ def _embedded(options: data.Options, tokens: Tokens) -> Tensor:
     if dimensions >= tokens.count:
         raise UsageError(
             f"data.embedding={dimensions} is not possible: it is below the number of tokens, {tokens.count}."
+        )
+    if tokens.count * dimensions > MOST_NUMBERS:
+        raise UsageError(
+            f"{tokens.count:,} embeddings of {dimensions} numbers are too many; {MOST_NUMBERS:,} numbers are possible."
         )
     return embeddings.embed([tokens.encode(text) for text in data.documents(options).train], tokens.count, dimensions)

@@ -7,19 +7,52 @@ import torch
 from cm_multimodal.editing import Measurement
 from cm_multimodal.errors import UsageError, nearest
 from cm_multimodal.random import Draws
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from torch import Tensor
 from typing import Any
+
+from .tokens import END
 
 EDITS = ("inpaint", "continue")
 SHOWN = 0.25  # the share of training samples of which something is shown
 MASKS = {"left": ((0.0, 0.5),), "right": ((0.5, 1.0),), "frame": ((0.0, 0.3), (0.7, 1.0))}
 
 
-def measurement(how: str, options: Mapping[str, Any], shape: tuple[int, ...]) -> Measurement:
-    """Returns the measurement of a kind of editing, for one-hot tokens of shape (L, K).
+@dataclass(frozen=True)
+class Part(Measurement):
+    """A part of a text. Where it ends is known of the whole text; in front of what is known it must not end.
 
-    `continue` knows the first half of a text; `inpaint` what `mask` says: left, right, or frame, all but the middle.
+    Arguments:
+        end: The clean state of the token that ends a text, with shape (D,).
+    """
+
+    end: Tensor = field(default_factory=lambda: torch.zeros(1))
+
+    def project(self, x: Tensor, value: Tensor) -> Tensor:
+        known, where = value[..., :-1], value[..., -1:]
+        end = self.end.to(x)
+        real = where[..., 0] * (known - end).abs().amax(dim=-1).gt(0)
+        before = (real.flip(-1).cumsum(-1).flip(-1) > 0).to(x)[..., None] * (1 - where)
+        share = (x @ end / end.square().sum())[..., None]
+        x = x - before * (share.clamp_min(0) + 1) * end
+        return torch.where(where > 0, known, x)
+
+
+def measurement(
+    how: str, options: Mapping[str, Any], numbers: Callable[[Tensor], Tensor], end: Tensor, mark: Tensor
+) -> Measurement:
+    """Returns the measurement of a kind of editing, for texts as clean states, with shape (B, L, D).
+
+    `continue` knows the first half of a text; `inpaint` what `mask` says: left, right, or frame, all but the middle; to the
+    right belongs where the text ends.
+
+    Arguments:
+        how: The kind.
+        options: What it depends on: `mask`.
+        numbers: Maps states to the numbers of their tokens, with shape (B, L); 0 ends a text.
+        end: The state of that one, with shape (D,).
+        mark: The state of a token that stands for what is not known, where it is shown.
 
     Raises:
         UsageError: The mask is none of these.
@@ -27,9 +60,17 @@ def measurement(how: str, options: Mapping[str, Any], shape: tuple[int, ...]) ->
     name = "left" if how == "continue" else str(options["mask"])
     if name not in MASKS:
         raise UsageError(f"mask={name} is no part of a text; {nearest(name, MASKS)}")
-    place = (torch.arange(shape[0]) + 0.5) / shape[0]
-    where = torch.stack([(place >= begin) & (place < end) for begin, end in MASKS[name]]).any(dim=0)[:, None]
-    return Measurement(lambda x: x * where.to(x), lambda x: x, lambda x: told(x, where))
+
+    def where(x: Tensor) -> Tensor:
+        lasting = (numbers(x) != END).to(torch.int64).cumprod(dim=-1).sum(dim=-1, keepdim=True).clamp_min(1)
+        place = ((torch.arange(x.shape[1], device=x.device) + 0.5) / lasting).clamp_max(1 - 1e-6)
+        parts = [(place >= begin) & (place < end) for begin, end in MASKS[name]]
+        return torch.stack(parts).any(dim=0)[..., None]
+
+    def shown(value: Tensor) -> Tensor:
+        return torch.where(value[..., -1:] > 0, value[..., :-1], mark.to(value))
+
+    return Part(lambda x: told(x, where(x)), shown, lambda x: told(x, where(x)), end)
 
 
 def told(x: Tensor, where: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 
 from cm_multimodal.random import noise
 from collections.abc import Iterable, Mapping, Sequence
+from scipy.sparse import coo_array
 from sklearn.decomposition import TruncatedSVD
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,18 +42,16 @@ def embed(texts: Iterable[Sequence[int]], count: int, dimensions: int) -> Tensor
     """
     gap = [-1] * APART
     row = np.fromiter((number for text in texts for number in (*text, *gap)), dtype=np.int64)
-    pairs = np.zeros(count**2)
-    for apart in range(1, APART + 1):
-        one, other = row[:-apart], row[apart:]
-        inside = (one >= 0) & (other >= 0)
-        pairs += np.bincount(one[inside] * count + other[inside], minlength=count**2)
-    beside = pairs.reshape(count, count)
-    beside = beside + beside.T
+    ends = [(row[:-apart], row[apart:]) for apart in range(1, APART + 1)]
+    one, other = (np.concatenate(part) for part in zip(*ends, strict=True))
+    inside = (one >= 0) & (other >= 0)
+    beside = coo_array((np.ones(inside.sum()), (one[inside], other[inside])), shape=(count, count)).tocsr()
+    beside = (beside + beside.T).tocoo()
     total = beside.sum(axis=1)
     context = total**SMOOTH / max((total**SMOOTH).sum(), 1e-9)
-    expected = total[:, None] * context
-    information = np.log(np.maximum(np.divide(beside, expected, out=np.ones_like(beside), where=expected > 0), 1.0))
-    found = torch.from_numpy(TruncatedSVD(dimensions, random_state=0).fit_transform(information)).float()
+    information = np.log(np.maximum(beside.data / (total[beside.row] * context[beside.col]), 1.0))
+    table = coo_array((information, (beside.row, beside.col)), shape=(count, count)).tocsr()
+    found = torch.from_numpy(TruncatedSVD(dimensions, random_state=0).fit_transform(table)).float()
     own = F.normalize(noise(0, "embeddings", torch.arange(count), (dimensions,)), dim=1)
     return F.normalize(F.normalize(found, dim=1) + OWN * own, dim=1) * dimensions**0.5
 

@@ -103,7 +103,7 @@ class Mixer(nn.Module):
         channels = spec.shape[1]
         tokens = channels if vertices is None else len(vertices)
         self.vertices: Tensor | None
-        self.register_buffer("vertices", vertices)
+        self.register_buffer("vertices", None if vertices is None else vertices.clone())
         self.angles: Tensor
         self.register_buffer("angles", _angles(spec.shape[0], size.channels // size.heads), persistent=False)
         self.sigma_data, self.told = spec.sigma_data, (channels + 1) * size.known

@@ -72,6 +72,11 @@ class Tokens(ABC):
         """The most bytes that one token takes as text."""
 
     @property
+    def mark(self) -> int:
+        """The token that stands for what is not known, where it is shown."""
+        return 1
+
+    @property
     def inner(self) -> frozenset[int]:
         """The tokens that go on with a character that another token began."""
         return frozenset()
@@ -194,6 +199,10 @@ class Bytes(Tokens):
     @property
     def most_bytes(self) -> int:
         return MARK_BYTES
+
+    @property
+    def mark(self) -> int:
+        return ord("_") + 1
 
     @property
     def inner(self) -> frozenset[int]:

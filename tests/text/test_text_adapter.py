@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from cm_multimodal.editing import Known
 from cm_multimodal.errors import DataError
 from cm_multimodal.modality import TensorSpec
 from cm_multimodal.random import Draws
@@ -91,18 +92,44 @@ def test_what_is_shown_in_training() -> None:
     assert torch.equal(told[..., 5:], where)
 
 
+@pytest.mark.parametrize("kind", LEARNED)
+@pytest.mark.parametrize("mask", edit.MASKS)
+def test_what_is_known_of_a_text_stays(kind: str, mask: str) -> None:
+    """Whatever is drawn beside it: the part is one of the text, not of its room; no end is drawn in front of it."""
+    modality, raw = _made(LEARNED[kind])
+    texts = [text for text in to_texts(raw) if len(text.split()) >= 4][:40]
+    x = modality.encode(to_raw(texts, raw.shape[1]))
+    known = Known.of(x, modality.measurement("inpaint", {"mask": mask}))
+    ended = modality.encode(to_raw([""] * len(texts), raw.shape[1]))
+    for drawn in (ended, Draws(0, torch.arange(len(texts))).noise("drawn", modality.spec.shape)):
+        found = [text.split() for text in to_texts(modality.decode(known.put_into(drawn)))]
+        for text, after in zip(texts, found, strict=True):
+            before, half, third = text.split(), len(text.split()) // 2, round(0.3 * len(text.split()) - 1e-9)
+            if mask == "left":
+                assert after[:half] == before[:half]
+            else:
+                assert len(after) == len(before)
+                assert after[-third:] == before[-third:]
+    shown = to_texts(modality.decode(known.measurement.back(known.value)))
+    assert all("\N{REPLACEMENT CHARACTER}" in text for text in shown)
+
+
 def test_a_text_is_completed(cmm: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    """What is known stays, word for word; a mask that texts do not have is a sentence."""
-    assert cmm("train", *QUICK, "net.known=true", "name=told") == 0
+    """From the command line, by a network that is told what is known of embedded tokens; other masks are a sentence."""
+    assert cmm("train", *QUICK, "data.embedding=8", "path=linear", "net.known=true", "name=told") == 0
     assert cmm("edit", "run=runs/told", "how=continue", "n=6", "steps=2", "out=more") == 0
-    page = Path("more/grid.txt").read_text()
-    assert page.count("\n") >= 6
+    assert Path("more/grid.txt").read_text().count("\n") >= 6
     after = [file.read_text().split() for file in sorted(Path("more").glob("0*.txt"))]
     real = TextModality.dataset({"name": "grammar", "limit": 300, "length": 12}).test
-    before = [text.split()[:6] for text in to_texts(real.raw[:6])]
+    before = [text.split()[: len(text.split()) // 2] for text in to_texts(real.raw[:6])]
     assert [one[: len(two)] for one, two in zip(after, before, strict=True)] == before
     assert cmm("edit", "run=runs/told", "mask=top") == 2
     assert "mask=top is no part of a text" in capsys.readouterr().err
+    assert cmm("train", *QUICK, "data.embedding=8", "name=other") == 2
+    assert "path=decoding is the clock of one-hot tokens" in capsys.readouterr().err
+    words = ("data.name=pydoc", "data.tokens=words", "data.vocabulary=36", "data.embedding=8", "data.length=12", "n=8")
+    assert cmm("evaluate", "bundle=runs/told/bundle", *words, "steps=[1]", "seeds=[0]") == 2
+    assert "their vocabulary is another one" in capsys.readouterr().err
 
 
 @pytest.mark.smoke

@@ -27,6 +27,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language, "UPDATES", 3)
 
 
+@pytest.mark.slow
 def test_real_texts_surprise_least(judge: Language) -> None:
     """Unseen sentences less than their words in another order, and those far less than their letters."""
     random = np.random.default_rng(0)
@@ -38,6 +39,7 @@ def test_real_texts_surprise_least(judge: Language) -> None:
     assert real < 2
 
 
+@pytest.mark.slow
 def test_it_says_probabilities(judge: Language) -> None:
     """Those of all next symbols sum to one, and what comes later changes nothing of what was said before."""
     known = judge.vocabulary.numbers("the dog ")
@@ -47,6 +49,7 @@ def test_it_says_probabilities(judge: Language) -> None:
     assert torch.allclose(surprise[:, :-1], surprise[:1, :-1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_perplexity_is_a_mean_over_symbols(judge: Language) -> None:
     """Texts of other lengths beside one, which it is padded to, change nothing; ends count as symbols."""
     texts = [OTHERS[0], "a", OTHERS[1] * 9]

@@ -122,7 +122,8 @@ def test_eulerian(name: str, path_name: str) -> None:
 
     assert _relative(ForwardMode()(end_point, x, s, velocity), velocity) < 1e-12
     assert _relative(ForwardMode()(end_point, x, s, 1.1 * velocity), velocity) > 1e-2
-    assert _relative(CentralDifference(1e-5)(end_point, x, s, velocity), velocity) < 1e-6
+    kinks = 1e-5 if path_name == "decoding" else 1e-6  # its clock is a cubic spline
+    assert _relative(CentralDifference(1e-5)(end_point, x, s, velocity), velocity) < kinks
 
 
 @every_path

@@ -29,7 +29,10 @@ from objectives.scenes import (
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)
 every_path = pytest.mark.parametrize("path_name", PATHS)
 every_data = pytest.mark.parametrize("data_name", DATA)
-SCALING = {"linear": "euler", "edm": "rotation", "trigflow": "rotation", "vp_cosine": "euler", "vp_linear": "endpoint"}
+SCALING = {
+    "linear": "euler", "edm": "rotation", "trigflow": "rotation", "vp_cosine": "euler", "vp_linear": "endpoint",
+    "decoding": "euler",
+}  # fmt: skip
 PROGRESS = (0.05, 0.4, 0.9)
 CONTINUOUS = {"continuous_consistency", "continuous_distillation"}  # whose stopped part holds the prediction itself
 

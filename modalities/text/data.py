@@ -297,19 +297,18 @@ def _pydoc(options: Options) -> Documents:
 def _shakespeare(options: Options) -> Documents:
     speeches = _read(options, SHAKESPEARE).split("\n\n")
     scenes = ["\n\n".join(speeches[begin : begin + SCENE]) for begin in range(0, len(speeches), SCENE)]
-    train = [scene for number, scene in enumerate(scenes, start=1) if number % TEST_EVERY]
-    pattern = r"\n" if options.lines else None
-    return Documents(tuple(_split(train, pattern)), tuple(_split(scenes[TEST_EVERY - 1 :: TEST_EVERY], pattern)))
+    train, test = ([scene for row, scene in enumerate(scenes) if _tests(row) == held] for held in (False, True))
+    return _of_two(options, train, test)
 
 
 def _wikitext2(options: Options) -> Documents:
     train, test = (re.sub(r"^ | $", "", _read(options, path), flags=re.MULTILINE).strip("\n") for path in WIKITEXT2)
-    return _of_two(options, train, test)
+    return _of_two(options, [train], [test])
 
 
-def _of_two(options: Options, train: str, test: str) -> Documents:
+def _of_two(options: Options, train: Sequence[str], test: Sequence[str]) -> Documents:
     pattern = r"\n" if options.lines else None
-    return Documents(tuple(_split([train], pattern)), tuple(_split([test], pattern)))
+    return Documents(tuple(_split(train, pattern)), tuple(_split(test, pattern)))
 
 
 def _split(texts: Sequence[str], pattern: str | None) -> Iterator[str]:

@@ -74,10 +74,10 @@ def measurement(
 
 
 def told(x: Tensor, where: Tensor) -> Tensor:
-    """Returns what a network is told of samples, with shape (B, L, K + 1): their known tokens, and ones where they lie.
+    """Returns what a network is told of samples, with shape (B, L, D + 1): their known tokens, and ones where they lie.
 
     Arguments:
-        x: The samples, with shape (B, L, K).
+        x: The samples, with shape (B, L, D).
         where: Ones where they are known and zeros elsewhere; it broadcasts to (B, L, 1).
     """
     where = where.to(x).expand(len(x), x.shape[1], 1)

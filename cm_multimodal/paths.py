@@ -34,7 +34,14 @@ from .tensors import expand_right
 
 
 class Path(ABC):
-    """A Gaussian path. Times are float64 tensors on the path's own clock; 0 is clean data."""
+    """A Gaussian path. Times are float64 tensors on the path's own clock; 0 is clean data.
+
+    Attributes:
+        even: Whether equal spans of its own clock are equal work, so that jumps lie evenly there and are split there;
+            elsewhere they do on the clock of the straight path.
+    """
+
+    even = False
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -242,6 +249,7 @@ class Decoding(Path):
         | Flow Map Language Models (Lee et al., 2026), appendix: the time reparametrisation by decoding accuracy
     """
 
+    even = True
     KNOTS, NODES, STRAIGHT = 4097, 128, 0.05
 
     def __init__(self, tokens: int) -> None:

@@ -156,7 +156,7 @@ def test_a_score_says_whether_the_code_was_that_of_the_commit(tmp_path: Path, mo
 
 
 def test_scores_keep_apart_what_they_are_of(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> None:
-    """Another solver, or another grid, has a folder and a record of its own; what cannot be is said before any sample."""
+    """Another solver, sampler or grid has a folder and a record of its own; what cannot be is said before any sample."""
     assert cmm("train", *QUICK, "name=scored") == 0
     words = ("evaluate", "run=runs/scored", "steps=[1]", "seeds=[0]", "n=60")
     wrong = {
@@ -164,9 +164,19 @@ def test_scores_keep_apart_what_they_are_of(cmm: Cmm, capsys: pytest.CaptureFixt
         "solver=ddim": "in how many steps",
         "grid=5": "neither",
         "n=0": "n=0 is not",
+        "sampler=chian": "did you mean 'chain'",
     }
     for word, says in {**wrong, "grid=[80,1]": "makes 2 steps"}.items():
         assert says in sentence(cmm, capsys, *words, word)[1]
     assert cmm(*words, "diagonal=[2]", "solver=ddim", "solver.eta=1", "grid=karras") == 0
     protocol = json.loads(Path("runs/scored/evaluation-ddim-1-grid-karras/metrics.json").read_text())["protocol"]
     assert (protocol["solver"], protocol["grid"]) == ({"name": "ddim", "eta": 1}, "karras")
+    assert cmm(*words, "steps=[2]", "sampler=gamma", "gamma=0", "diagonal=[2]") == 0
+    assert cmm(*words, "steps=[2]", "sampler=chain") == 0
+    none, chain = (
+        json.loads(Path(f"runs/scored/evaluation-{how}/metrics.json").read_text()) for how in ("gamma-0", "chain")
+    )
+    assert (none["protocol"]["sampler"], none["protocol"]["gamma"]) == ("gamma", 0)
+    assert (chain["protocol"]["sampler"], chain["protocol"]["gamma"]) == ("chain", None)
+    assert none["rows"][1]["frechet"] == pytest.approx(chain["rows"][1]["frechet"])  # no fresh noise is a chain
+    assert "none are scored" in sentence(cmm, capsys, *words, "steps=[]", "diagonal=[2]", "sampler=chain")[1]

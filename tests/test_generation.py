@@ -146,6 +146,12 @@ def test_every_solver_draws_clean_samples_on_the_grid_that_suits_it(solver: str)
     assert not torch.equal(seeded.raw, samples.raw)
 
 
+@pytest.mark.parametrize(("path", "grid"), [(None, "straight"), ("edm", "straight"), ("decoding", "uniform")])
+def test_steps_lie_evenly_on_a_clock_that_suits_the_path(path: str | None, grid: str) -> None:
+    """That of the straight path, unless the path's own is made for it."""
+    assert make_plan(WHOLE, steps=4, path=path).grid == grid
+
+
 def test_a_grid_may_be_given_as_noise_ratios() -> None:
     """The grid's own ratios, with the 0 at the end or without, give what its name gives."""
     named = collect(WHOLE, make_plan(WHOLE, n=3, steps=3, grid="straight")).raw

@@ -18,6 +18,7 @@ from ..values import fits
 from .source import decoder_of, folder_of, load
 
 WIDTH = 100
+HOW = ("sampler", "gamma", "guidance", "interval", "grid")
 PROTOCOL = ("n", "seeds", "features", "also", "baselines")  # what a verb may set of the `evaluation` group
 
 
@@ -25,7 +26,7 @@ def run(config: Mapping[str, Any]) -> None:
     """Runs the command."""
     folder, model = folder_of(config), load(config)
     ground, data = ground_of(config, model)
-    how, solver = {key: config[key] for key in ("guidance", "interval", "grid")}, config["solver"]
+    how, solver = {key: config[key] for key in HOW}, config["solver"]
     if not isinstance(solver, Mapping) or solver.get("name") is None:
         raise UsageError(f"solver={solver} follows no diagonal; name a solver: solver=euler.")
     counts = (whole_numbers("steps", config), whole_numbers("diagonal", config))
@@ -54,6 +55,8 @@ def _usual(protocol: Protocol) -> str:
         words += ["decoder", protocol.decoder]
     if protocol.solver != EULER:
         words.append("-".join(str(value) for value in protocol.solver.values()))
+    if protocol.sampler is not None:
+        words += [protocol.sampler] if protocol.gamma is None else [f"gamma-{protocol.gamma:g}"]
     if protocol.grid is not None:
         words.append("grid")
         words += (

@@ -37,6 +37,8 @@ class Protocol:
         guidance: The scale of guidance; 1 is none.
         interval: The noise ratios that it is confined to, if it is.
         solver: What follows the diagonal.
+        sampler: How the map is used; the usual way of the model unless given.
+        gamma: The share of fresh noise, of the sampler of that name.
         grid: Where all steps lie; each method's own grid unless given.
         decoder: The name of what makes samples of what the model draws, where it is another model.
         hardware: Device and processor.
@@ -59,6 +61,8 @@ class Protocol:
     guidance: float
     interval: tuple[float, ...] | None
     solver: Mapping[str, Any]
+    sampler: str | None
+    gamma: float | None
     grid: str | tuple[float, ...] | None
     decoder: str | None
     hardware: str
@@ -87,6 +91,8 @@ class Protocol:
             guidance=how["guidance"],
             interval=None if how["interval"] is None else tuple(how["interval"]),
             solver=dict(how["solver"]),
+            sampler=how["sampler"],
+            gamma=how["gamma"] if how["sampler"] == "gamma" else None,
             grid=how["grid"] if how["grid"] is None or isinstance(how["grid"], str) else tuple(how["grid"]),
             decoder=how.get("decoder"),
             hardware=f"{device}, {facts['processor']}, {facts['threads']} threads",

@@ -59,6 +59,8 @@ def _caption(protocol: Protocol) -> str:
         caption += f"; guidance {protocol.guidance:g}{between}"
     if protocol.solver != {"name": "euler"}:
         caption += f"; diagonal by {', '.join(str(value) for value in protocol.solver.values())}"
+    if protocol.sampler is not None:
+        caption += f"; map by {protocol.sampler}{'' if protocol.gamma is None else f' {protocol.gamma:g}'}"
     if protocol.decoder is not None:
         caption += f"; decoded by {protocol.decoder}, whose calls are not counted"
     if protocol.grid is not None:

@@ -23,6 +23,7 @@ from .neighbours import precision_recall
 from .reference import Reference
 
 EULER: Mapping[str, Any] = {"name": "euler"}
+OF_MAP = ("sampler", "gamma")
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,16 @@ def evaluate(
         steps: Numbers of steps of the map (of the solver, where only the diagonal was learned).
         diagonal: Numbers of steps of the solver along the diagonal.
         solver: The solver, by name, and its settings.
-        how: `guidance`, `interval` and `grid`, as in `cmm sample`.
+        how: `sampler` and `gamma` of the map, `guidance`, `interval` and `grid` of both, as in `cmm sample`.
 
     Raises:
         UsageError: The model cannot do what is asked; before anything is drawn.
     """
     for road, count in roads(model, ground, steps, diagonal, solver, **how):
-        method = "map" if road is None else "diagonal"
+        method = "diagonal" if "solver" in road else "map"
         for seed in ground.settings.get("seeds", (0,)):
             begin = time.perf_counter()
-            samples = model.sample(ground.n, count, seed, solver=road, **how)
+            samples = model.sample(ground.n, count, seed, **road)
             seconds = time.perf_counter() - begin
             generated = Dataset(samples.raw, samples.label if model.bundle.card.spec.classes else None)
             yield score(ground, generated, method, count, samples.calls, seed, seconds=seconds)
@@ -84,8 +85,8 @@ def roads(
     diagonal: Sequence[int],
     solver: Mapping[str, Any],
     **how: Any,
-) -> list[tuple[Mapping[str, Any] | None, int]]:
-    """Returns the solver (none: the map's own jumps) and the number of steps of all that `evaluate` draws.
+) -> list[tuple[Mapping[str, Any], int]]:
+    """Returns how, by the solver or the map's own jumps, and in how many steps all is drawn that `evaluate` scores.
 
     Raises:
         UsageError: The model cannot do what is asked, or nothing of it needs the solver.
@@ -93,9 +94,17 @@ def roads(
     has_map = bool(set(model.bundle.card.learned) & {"edge", "triangle"})
     if has_map and not diagonal and solver != EULER:
         raise UsageError(f"solver={solver.get('name')} follows the diagonal; say in how many steps: 'diagonal=[5,10]'.")
-    wanted = [(None if has_map else solver, count) for count in steps] + [(solver, count) for count in diagonal]
+    sampler = how.get("sampler")
+    if sampler is not None and not (has_map and steps):
+        raise UsageError(
+            f"sampler={sampler} makes jumps, and none are scored here: this needs a map, and 'steps=[1,2]'."
+        )
+    common = {key: value for key, value in how.items() if key not in OF_MAP}
+    along = {**common, "solver": solver}
+    wanted: list[tuple[Mapping[str, Any], int]]
+    wanted = [(how if has_map else along, count) for count in steps] + [(along, count) for count in diagonal]
     for road, count in wanted:
-        make_plan(model.bundle, ground.n, count, solver=road, **how)
+        make_plan(model.bundle, ground.n, count, **road)
     check_names(ground.modality, ground.settings.get("also") or ())
     return wanted
 

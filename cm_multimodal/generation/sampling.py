@@ -107,7 +107,8 @@ def make_plan(
     if not (fits(gamma, float) and 0 <= gamma <= 1):
         raise UsageError(f"gamma={gamma} is not possible; gamma lies between 0 (no fresh noise) and 1.")
     method = _method(bundle, steps, sampler, solver, gamma)
-    chosen = _grid(grid, steps, method)
+    walked = bundle.flow_map.path if path is None else build_path(path, bundle.card.spec.sigma_data)
+    chosen = _grid(grid, steps, method, walked.even)
     return Plan(n, steps, seed, _label(bundle, label), method, _guidance(bundle, guidance, interval), chosen, path)
 
 
@@ -195,7 +196,7 @@ def _method(
         raise UsageError("sampler= and solver= are two roads to the same samples: give one of them.")
     learned = frozenset(bundle.card.learned)
     if sampler is None and name is None:
-        sampler, name = _usual(learned)
+        sampler, name = _usual(bundle)
     method = _sampler(str(sampler), gamma) if sampler else build_part("solver", {**options, "name": name})
     asked = f"sampler '{sampler}'" if sampler else f"solver '{name}'"
     missing = method.needs(steps) - learned
@@ -212,8 +213,10 @@ def _method(
     return method
 
 
-def _grid(grid: object, steps: int, method: Sampler | Solver) -> str | tuple[float, ...]:
+def _grid(grid: object, steps: int, method: Sampler | Solver, even: bool) -> str | tuple[float, ...]:
     """Checks the name of a grid, or its noise ratios, of which the 0 at the end may be left out."""
+    if grid is None and even:
+        return "uniform"
     if grid is None:
         return method.grid if isinstance(method, Solver) else "straight"
     if isinstance(grid, str) and grid.endswith(".json"):
@@ -266,11 +269,16 @@ def _two(interval: Sequence[float]) -> bool:
     return isinstance(interval, list | tuple) and fits(tuple(interval), tuple[float, float])
 
 
-def _usual(learned: frozenset[str]) -> tuple[str | None, str | None]:
-    """Returns the (sampler, solver) that suits what was learned."""
+def _usual(bundle: Bundle) -> tuple[str | None, str | None]:
+    """Returns the (sampler, solver) that suits what was learned.
+
+    Tokens are decided one by one: fresh noise lets later jumps correct what an earlier one got wrong.
+    """
+    learned = frozenset(bundle.card.learned)
     if not learned & {"triangle", "edge"}:
         return None, "euler"
-    return ("chain" if "triangle" in learned else "renoise"), None
+    decides = "edge" in learned and getattr(bundle.flow_map.net, "names_clean", False)
+    return ("renoise" if decides or "triangle" not in learned else "chain"), None
 
 
 def _sampler(name: str, gamma: float) -> Sampler:

@@ -56,6 +56,7 @@ class Options:
         pattern: Where the class stands in a recording's name, such as '{class}_*'; none: its sub-folder (folder).
         by: What the class is: the digit, the speaker, or both (spoken_digits).
         test_fraction: The share of a folder's recordings that is held back.
+        test_speaker: The speaker who tests and is not learned from; none: some takes of each test (spoken_digits).
         rate: The samples a second.
         length: The samples of a clip.
         level: Whether all clips are brought to one level (even), or are as loud as they were recorded (kept).
@@ -71,6 +72,7 @@ class Options:
     pattern: str | None = None
     by: str = "digit"
     test_fraction: float = TEST_FRACTION
+    test_speaker: str | None = None
     rate: int = 8000
     length: int = 8192
     level: str = "even"
@@ -126,6 +128,8 @@ class Options:
             )
         if self.by not in CLASSES or (self.by != CLASSES[0] and self.name != "spoken_digits"):
             raise UsageError(f"data.by={self.by} is not possible; data=spoken_digits has: {', '.join(CLASSES)}.")
+        if self.test_speaker and (self.name != "spoken_digits" or self.by != CLASSES[0]):
+            raise UsageError("data.test_speaker= is of data=spoken_digits whose classes are digits, data.by=digit.")
         if self.level not in LEVELS:
             raise UsageError(f"There is no data.level={self.level}; {nearest(self.level, LEVELS)}")
         if self.place not in PLACES:
@@ -231,16 +235,24 @@ def _spoken_digits(options: Options) -> Splits:
     takes = pack.more.get("index", np.zeros(0))
     if len(takes) != len(pack.waves):
         raise DataError(f"'{pack.file}' is damaged: it does not say which take is which. Copy or download it again.")
-    names = tuple(str(name) for name in range(10))
-    if options.by != "digit":
-        speakers = [str(name) for name in pack.more.get("speaker_names", ())]
-        speaker = pack.more.get("speaker", np.zeros(0)).astype(np.int64)
-        if len(speaker) != len(pack.waves) or not set(speaker.tolist()) <= set(range(len(speakers))):
-            raise DataError(f"'{pack.file}' is damaged: it does not say who speaks. Copy or download it again.")
-        digits = names if options.by == "both" else ("",)
-        names = tuple(f"{name} {digit}".strip() for name in speakers for digit in digits)
+    tests, digits = takes < TEST_TAKES, tuple(str(name) for name in range(10))
+    if options.by == "digit" and not options.test_speaker:
+        return _splits(pack, tests, digits, options, lambda *how: [fit_clip(*how)])
+    speakers = [str(name) for name in pack.more.get("speaker_names", ())]
+    speaker = pack.more.get("speaker", np.zeros(0)).astype(np.int64)
+    if len(speaker) != len(pack.waves) or not set(speaker.tolist()) <= set(range(len(speakers))):
+        raise DataError(f"'{pack.file}' is damaged: it does not say who speaks. Copy or download it again.")
+    if options.test_speaker:
+        if options.test_speaker not in speakers:
+            raise UsageError(
+                f"There is no data.test_speaker={options.test_speaker}; {nearest(options.test_speaker, speakers)}"
+            )
+        tests = speaker == speakers.index(options.test_speaker)
+    else:
         pack = replace(pack, label=speaker if options.by == "speaker" else 10 * speaker + pack.label)
-    return _splits(pack, takes < TEST_TAKES, names, options, lambda *how: [fit_clip(*how)])
+        spoken = digits if options.by == "both" else ("",)
+        digits = tuple(f"{name} {digit}".strip() for name in speakers for digit in spoken)
+    return _splits(pack, tests, digits, options, lambda *how: [fit_clip(*how)])
 
 
 def _instruments(options: Options) -> Splits:

@@ -180,6 +180,21 @@ def test_spoken_digits_are_split_by_takes() -> None:
     assert judge.accuracy(splits.test) > 0.99
 
 
+@needs_digits
+def test_a_speaker_may_be_held_back() -> None:
+    """All of one speaker's takes test, whom nothing else is of; a judge of the other five knows the digits, if less well."""
+    splits = load({"name": "spoken_digits", "test_speaker": "theo"})
+    assert (len(splits.train), len(splits.test)) == (2500, 500)
+    by_speaker = load({"name": "spoken_digits", "by": "speaker"})
+    assert by_speaker.train.label is not None
+    theirs = by_speaker.train.raw[by_speaker.train.label == by_speaker.train.classes.index("theo")]
+    assert not (splits.train.raw[:, None, ::64] == theirs[None, :20, ::64]).all(dim=-1).any()
+    judge = Judge(partial(metrics.vectors, rate=RATE), splits.train)
+    assert 0.5 < judge.accuracy(splits.test) < 0.99
+    with pytest.raises(UsageError, match="did you mean 'theo'"):
+        load({"name": "spoken_digits", "test_speaker": "teo"})
+
+
 @pytest.mark.parametrize(
     ("config", "says"),
     [
@@ -188,6 +203,8 @@ def test_spoken_digits_are_split_by_takes() -> None:
         ({"name": "strings", "limit": 0}, "at least 1"), ({"name": "strings", "place": "left"}, "middle, random"),
         ({"name": "strings", "by": "speaker"}, "digit, speaker, both"),
         ({"name": "strings", "place": "middle"}, "no short recordings"),
+        ({"name": "strings", "test_speaker": "theo"}, "data=spoken_digits"),
+        ({"name": "spoken_digits", "by": "speaker", "test_speaker": "theo"}, "data.by=digit"),
         ({"name": "strings", "test_fraction": 0.2}, "reads no folder"),
         ({"name": "strings", "length": 8191}, "no multiple of 64"),
         ({"name": "spoken_digits", "root": "nowhere"}, "CMM_DATA"),

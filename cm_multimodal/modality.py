@@ -11,7 +11,7 @@ import importlib.util
 import pathlib
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from torch import Tensor, nn
@@ -207,8 +207,8 @@ class Modality(ABC):
         """Returns one of `measures` of samples, beside real ones; no finite number where it does not apply."""
         raise ValueError(f"the modality '{self.name}' has no measure '{name}'")
 
-    def baselines(self, train: Dataset, count: int) -> Mapping[str, Tensor]:
-        """Returns raw samples, with shape (count, *), of what draws them without a network, by its name."""
+    def baselines(self, train: Dataset, count: int, parameters: int) -> Mapping[str, Callable[[], Tensor]]:
+        """Returns, by name, what draws `count` raw samples by other means, of about as many parameters where it has some."""
         return {}
 
     def unlike(self, other: TensorSpec) -> str:

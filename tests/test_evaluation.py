@@ -114,7 +114,7 @@ def test_baselines_stand_beside_the_real_samples() -> None:
     settings = {"also": [*measures.MEASURES], "features": "own"}
     image = ImageModality(ImageModality.describe(splits.train, {}))
     ground = Reference(image, splits, settings, 1400, settings)
-    real, (mean, memory) = real_row(ground), baselines(ground)
+    real, (mean, memory) = real_row(ground), baselines(ground, 0)
     assert real.also["recognition"] == pytest.approx(0.99, abs=0.005)
     assert (real.also["memorised"], memory.also["memorised"]) == (pytest.approx(0, abs=0.02), 1.0)
     assert mean.also["recognition"] < 1

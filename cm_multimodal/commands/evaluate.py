@@ -38,7 +38,9 @@ def run(config: Mapping[str, Any]) -> None:
     for row in evaluate(model, ground, *counts, solver, **how):
         rows.append(row)
         print(f"{row.method}, {row.steps} steps, seed {row.seed}: {row.sentence()}", flush=True)
-    rows = [real_row(ground), *(baselines(ground) if ground.settings.get("baselines") else ()), *rows]
+    size = sum(weight.numel() for weight in model.bundle.flow_map.parameters())
+    others = baselines(ground, size) if ground.settings.get("baselines") else []
+    rows = [real_row(ground), *others, *rows]
     out = Path(config["out"]).expanduser() if config["out"] else folder / _usual(protocol)
     write_report(protocol, rows, out)
     for table in tables(rows, protocol):

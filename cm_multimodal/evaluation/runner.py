@@ -117,15 +117,23 @@ def real_row(ground: Reference) -> Row:
     return score(ground, ground.some(), "real", 0, 0, 0, ground.splits.test)
 
 
-def baselines(ground: Reference) -> list[Row]:
-    """Returns the rows of what is no network: each class's mean with its noise, training samples again, the modality's."""
+def baselines(ground: Reference, parameters: int) -> list[Row]:
+    """Returns the rows of other means: each class's mean with its noise, training samples again, and the modality's own.
+
+    Arguments:
+        ground: What to compare with.
+        parameters: How many parameters the model has that they stand beside.
+    """
     some = ground.some()
     pick = torch.randint(len(some), (len(some),), generator=torch.Generator().manual_seed(0))
     again = Dataset(some.raw[pick], None if some.label is None else some.label[pick])
     means = Dataset(_around_means(ground, some), some.label)
-    more = ground.modality.baselines(ground.splits.train, len(some))
-    parts = {"mean": means, "memory": again, **{name: Dataset(raw) for name, raw in more.items()}}
-    return [score(ground, part, name, 0, 0, 0) for name, part in parts.items()]
+    rows = [score(ground, part, name, 0, 0, 0) for name, part in {"mean": means, "memory": again}.items()]
+    for name, draw in ground.modality.baselines(ground.splits.train, len(some), parameters).items():
+        begin = time.perf_counter()
+        drawn = Dataset(draw())
+        rows.append(score(ground, drawn, name, 0, 0, 0, seconds=time.perf_counter() - begin))
+    return rows
 
 
 def _around_means(ground: Reference, some: Dataset) -> Tensor:

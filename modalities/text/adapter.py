@@ -14,13 +14,15 @@ from cm_multimodal.errors import DataError, UsageError
 from cm_multimodal.modality import Board, Dataset, Modality, Splits, TensorSpec
 from cm_multimodal.paths import one_hot_sigma
 from cm_multimodal.random import Draws
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from torch import Tensor
 from torch.nn import functional as F
 from typing import Any
 
 from . import data, edit, embeddings, metrics, preview
+from .language import Language
 from .net import build_net
 from .ngrams import NGrams
 from .texts import to_raw, to_texts
@@ -119,14 +121,19 @@ class TextModality(Modality):
     def told(self, x: Tensor, draws: Draws) -> Tensor:
         return edit.told(x, edit.shown(draws, self.length))
 
-    def baselines(self, train: Dataset, count: int) -> Mapping[str, Tensor]:
+    def baselines(self, train: Dataset, count: int, parameters: int) -> Mapping[str, Callable[[], Tensor]]:
         texts, width = to_texts(train.raw), self.tokens.width(self.length)
         longest = max(map(len, texts))
-        models = {f"{order}-gram": NGrams(texts, order, ends=self.ends) for order in (3, 5)}
-        return {name: to_raw(model.sample(count, longest, 0), width) for name, model in models.items()}
+        models: dict[str, NGrams | Language] = {f"{n}-gram": NGrams(texts, n, ends=self.ends) for n in (3, 5)}
+        models["autoregressive"] = Language(texts, ends=self.ends, parameters=parameters)
+        return {name: partial(_drawn, model, count, longest, width) for name, model in models.items()}
 
     def measure(self, name: str, samples: Dataset, real: Splits) -> float:
         return metrics.MEASURES[name](samples, real) if name in self.measures else math.nan
+
+
+def _drawn(model: NGrams | Language, count: int, length: int, width: int) -> Tensor:
+    return to_raw(model.sample(count, length, 0), width)
 
 
 def _embedded(options: data.Options, tokens: Tokens) -> Tensor:

@@ -23,11 +23,14 @@ import math
 import numpy as np
 import torch
 
+from cm_multimodal.random import uniform
 from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .ngrams import BEGIN, END, Vocabulary
+from .ngrams import BEGIN, END, UNKNOWN, Vocabulary
+
+State = tuple[Tensor, Tensor]  # of a recurrent network
 
 THREADS = 2
 WIDTH, EMBEDDING = 128, 32
@@ -42,13 +45,14 @@ class Recurrent(nn.Module):
 
     Arguments:
         count: The number of symbols.
+        width: The width of its state.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, width: int) -> None:
         super().__init__()
         self.enter = nn.Embedding(count, EMBEDDING)
-        self.body = nn.LSTM(EMBEDDING, WIDTH, batch_first=True)
-        self.out = nn.Linear(WIDTH, count)
+        self.body = nn.LSTM(EMBEDDING, width, batch_first=True)
+        self.out = nn.Linear(width, count)
 
     def forward(self, pieces: Tensor) -> Tensor:
         """Returns the surprise of symbols, in nats, with shape (B, L), and 0 where padding is."""
@@ -56,6 +60,11 @@ class Recurrent(nn.Module):
         before = torch.cat([begin, pieces[:, :-1].clamp_min(0)], dim=1)
         logits = self.out(self.body(self.enter(before))[0])
         return F.cross_entropy(logits.mT, pieces, ignore_index=NOTHING, reduction="none")
+
+    def next(self, symbols: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """Returns the logits of what follows symbols, both with one row a text, and the state that knows them."""
+        h, state = self.body(self.enter(symbols[:, None]), state)
+        return self.out(h[:, 0]), state
 
 
 class Language:
@@ -65,13 +74,22 @@ class Language:
         texts: The texts.
         words: Whether symbols are words; else they are characters.
         ends: Whether texts end; else they are pieces of running text.
+        parameters: About how many it has; the judge's own width unless given.
         seed: The seed of the first weights and of the order of texts.
     """
 
-    def __init__(self, texts: Sequence[str], words: bool = False, ends: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self,
+        texts: Sequence[str],
+        words: bool = False,
+        ends: bool = False,
+        parameters: int | None = None,
+        seed: int = 0,
+    ) -> None:
         self.vocabulary, self.ends = Vocabulary(texts, words, least=2), ends
         with _alone(seed), torch.enable_grad():
-            self.net = Recurrent(len(self.vocabulary))
+            count = len(self.vocabulary)
+            self.net = Recurrent(count, WIDTH if parameters is None else _width(count, parameters))
             self._train(self._pieces(texts))
         self.net.requires_grad_(False)
 
@@ -112,11 +130,32 @@ class Language:
                 total += self.net(batch).double().sum().item()
         return math.exp(total / sum(len(piece) for piece in pieces))
 
+    def sample(self, count: int, length: int, seed: int) -> list[str]:
+        """Returns so many texts of so many symbols, or of fewer where texts end: a symbol a call, its state kept."""
+        numbers = uniform(seed, "language", torch.arange(count), (length,))
+        drawn, symbols, state = torch.full((count, length), END), torch.full((count,), BEGIN), None
+        never = [BEGIN, UNKNOWN, *([] if self.ends else [END])]
+        with _alone(0), torch.no_grad():
+            for step in range(length):
+                logits, state = self.net.next(symbols, state)
+                logits[:, never] = -math.inf
+                chances = logits.double().softmax(dim=-1).cumsum(dim=-1)
+                symbols = torch.searchsorted(chances, numbers[:, step, None] * chances[:, -1:], right=True)[:, 0]
+                drawn[:, step] = symbols = symbols.clamp_max(len(self.vocabulary) - 1)
+        rows = (row[: (row == END).argmax()] if END in row else row for row in drawn.numpy())
+        return [self.vocabulary.text(row) for row in rows]
+
     @property
     def digest(self) -> str:
         """A checksum of the weights, rounded to four decimals; another processor may give another one."""
         text = b"".join(np.round(part.numpy(), 4).tobytes() for part in self.net.state_dict().values())
         return hashlib.sha256(text).hexdigest()[:12]
+
+
+def _width(count: int, parameters: int) -> int:
+    """Returns the width of the network that has, of so many symbols, about so many parameters, from 8 on."""
+    linear, rest = 4 * EMBEDDING + 8 + count, count * (EMBEDDING + 1) - parameters
+    return max(8, int((math.sqrt(max(linear**2 - 16 * rest, 0)) - linear) / 8))
 
 
 @contextlib.contextmanager

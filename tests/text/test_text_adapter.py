@@ -153,7 +153,7 @@ def test_a_run_from_training_to_a_table(cmm: Callable[..., int], capsys: pytest.
     )
     assert cmm("evaluate", "run=runs/first", *words) == 0
     table = capsys.readouterr().out
-    assert all(name in table for name in ("grammatical", "rules", "found", "bigrams", "5-gram"))
+    assert all(name in table for name in ("grammatical", "rules", "found", "bigrams", "5-gram", "autoregressive"))
 
 
 def test_measures_of_a_grammar_are_of_a_grammar_alone() -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from modalities.text import language
-from modalities.text.grammar import sentences
+from modalities.text.grammar import WORDS, sentences
 from modalities.text.language import Language
+from modalities.text.ngrams import BEGIN
 
 TEXTS = sentences(0, torch.arange(1500))
 OTHERS = sentences(1, torch.arange(200))
@@ -103,3 +104,41 @@ def test_words_can_be_symbols() -> None:
     both, first, second = (math.log(judge.perplexity(texts)) for texts in (["the dog", "the"], ["the dog"], ["the"]))
     assert both * 5 == pytest.approx(first * 3 + second * 2, rel=1e-5)
     assert math.isfinite(judge.perplexity(["no such words"]))
+
+
+@pytest.mark.usefixtures("brief")
+def test_it_writes_what_it_says_of_texts() -> None:
+    """A symbol a call, from a state that is kept, is as probable as in the whole text; the same seed, the same texts."""
+    judge = Language(TEXTS[:100], ends=True)
+    texts = judge.sample(40, 12, seed=0)
+    assert texts == judge.sample(40, 12, seed=0) != judge.sample(40, 12, seed=1)
+    assert {len(text) for text in texts} <= set(range(13))
+    numbers, state, surprise = judge.vocabulary.numbers(texts[0]), None, []
+    with torch.no_grad():
+        for before, number in zip([BEGIN, *numbers], numbers, strict=False):
+            logits, state = judge.net.next(torch.tensor([before]), state)
+            surprise.append(-float(logits.log_softmax(dim=-1)[0, number]))
+        whole = judge.net(torch.tensor([numbers]))[0]
+    assert surprise == pytest.approx(whole.tolist(), abs=1e-5)
+    assert all(len(text) == 12 for text in Language(TEXTS[:100]).sample(9, 12, seed=0))
+
+
+@pytest.mark.slow
+def test_a_symbol_is_drawn_as_often_as_it_is_said(judge: Language) -> None:
+    """The first one, over 4,000 texts, within four standard errors; most words are spelt as real ones."""
+    drawn = judge.sample(4000, 40, seed=0)
+    first = torch.tensor([judge.vocabulary.numbers(text[:1])[0] for text in drawn if text])
+    with torch.no_grad():
+        chances = judge.net.next(torch.tensor([BEGIN]), None)[0].softmax(dim=-1)[0]
+    shares = torch.bincount(first, minlength=len(chances)) / len(first)
+    assert bool(((shares - chances).abs() < 4 * (chances * (1 - chances) / len(first)).sqrt() + 1e-3).all())
+    words = [word for text in drawn[:300] for word in text.split()]
+    assert sum(word in WORDS for word in words) > 0.8 * len(words)
+
+
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize("parameters", [20_000, 300_000])
+def test_it_may_be_of_another_size(parameters: int) -> None:
+    """About as many parameters as asked for."""
+    net = Language(TEXTS[:100], parameters=parameters).net
+    assert sum(weight.numel() for weight in net.parameters()) == pytest.approx(parameters, rel=0.05)

@@ -10,8 +10,8 @@ simplex where the state is a vector of probabilities, or a mix of embeddings by 
 cross-entropy with soft targets there; elsewhere it is a squared error weighted as in :mod:`.denoising`, which is the
 error of the network's own output under the rotation scaling, for all pairs of times. On the diagonal D is the denoised
 state, learned from clean samples. No derivative, so that any network and attention kernel will do, and no second
-network. Needs two times. It learns what its times are drawn from. Unbiased; fragile as
-:mod:`.semigroup_self_distillation` is.
+network unless the two shorter jumps are to be those of averaged weights. Needs two times. It learns what its times are
+drawn from. Unbiased; fragile as :mod:`.semigroup_self_distillation` is.
 
 References:
     | Consistency Trajectory Models (Kim et al., 2023), equation 9, for the end point
@@ -33,6 +33,7 @@ from ..tensors import expand_right
 from ..times import LogNormal, TimePair, Triangle, between
 from .base import Objective
 from .sources import NoisySample, Source, anchored, check_shares, clean_state, noisy_sample, settled
+from .targets import Target
 
 
 class EndpointSemigroup(Objective):
@@ -43,6 +44,7 @@ class EndpointSemigroup(Objective):
         metric: The distance between two clean end points.
         source: Where the velocity on the diagonal comes from.
         diagonal_first: The share of the training, at its begin, that goes to the diagonal alone: jumps are learned from it.
+        target: Whose weights make the two shorter jumps.
     """
 
     two_times = True
@@ -53,8 +55,9 @@ class EndpointSemigroup(Objective):
         metric: Metric | None = None,
         source: Source | None = None,
         diagonal_first: float = 0.0,
+        target: Target | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(target)
         if not 0 <= diagonal_first < 1:
             raise ValueError("diagonal_first is a share, at least 0 and below 1")
         self.learned, self.diagonal_first = anchored(times.learned()), diagonal_first
@@ -88,9 +91,10 @@ class EndpointSemigroup(Objective):
         first, second, whole = (
             Endpoint().jump(flow_map.path, flow_map.sigma_data, *times) for times in ((s, u), (u, t), (s, t))
         )
-        near = self._named(flow_map, noisy.x_s, s, u, noisy.cond)
-        reached = first(noisy.x_s, flow_map.mixed(near) if self.metric.simplex else near)
-        far = self._named(flow_map, reached, u, t, noisy.cond)
+        its = self.target.map(flow_map)
+        near = self._named(its, noisy.x_s, s, u, noisy.cond)
+        reached = first(noisy.x_s, its.mixed(near) if self.metric.simplex else near)
+        far = self._named(its, reached, u, t, noisy.cond)
         share = expand_right(second.a * first.b / whole.b, near).to(near.dtype)
         return share * near + (1 - share) * far
 

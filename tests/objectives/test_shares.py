@@ -10,6 +10,7 @@ from cm_multimodal.maps import Endpoint, FlowMap
 from cm_multimodal.objectives import Objective
 from cm_multimodal.objectives.denoising import Denoising
 from cm_multimodal.objectives.endpoint_semigroup import EndpointSemigroup
+from cm_multimodal.objectives.targets import Averaged
 from cm_multimodal.paths import Linear
 from cm_multimodal.random import Draws
 from cm_multimodal.times import Triangle, Uniform
@@ -77,10 +78,8 @@ def test_the_posterior_has_the_least_cross_entropy_on_the_diagonal(flow_map: Flo
     assert losses[0] < losses[1] < losses[2]
 
 
-def test_the_target_of_a_jump_is_a_mix_of_two(flow_map: FlowMap) -> None:
-    """Its shares are not negative and sum to one; on the diagonal they are all of the clean token, off it they are not."""
-    objective = EndpointSemigroup(EVEN, CrossEntropy())
-    batch, draws = _batch(flow_map), Draws(0, torch.arange(BATCH))
+def _goals(objective: EndpointSemigroup, flow_map: FlowMap, batch: Batch) -> Tensor:
+    """Returns what the loss aims at."""
     goals = []
 
     def kept(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
@@ -89,12 +88,31 @@ def test_the_target_of_a_jump_is_a_mix_of_two(flow_map: FlowMap) -> None:
 
     kept.simplex = True  # type: ignore[attr-defined]
     objective.metric = kept  # type: ignore[assignment]
-    objective.loss(flow_map, batch, draws, 0.0)
-    assert goals[0].min() >= 0
-    assert torch.allclose(goals[0].sum(dim=-1), torch.ones(BATCH, LENGTH, dtype=torch.float64))
-    whole = (goals[0] == flow_map.shares_of(batch.x)).all(dim=-1).all(dim=-1)
+    objective.loss(flow_map, batch, Draws(0, torch.arange(BATCH)), 0.0)
+    return goals[0]
+
+
+def test_the_target_of_a_jump_is_a_mix_of_two(flow_map: FlowMap) -> None:
+    """Its shares are not negative and sum to one; on the diagonal they are all of the clean token, off it they are not."""
+    batch = _batch(flow_map)
+    goal = _goals(EndpointSemigroup(EVEN, CrossEntropy()), flow_map, batch)
+    assert goal.min() >= 0
+    assert torch.allclose(goal.sum(dim=-1), torch.ones(BATCH, LENGTH, dtype=torch.float64))
+    whole = (goal == flow_map.shares_of(batch.x)).all(dim=-1).all(dim=-1)
     assert whole[::2].all()
     assert int(whole[1::2].sum()) <= 2  # jumps so close to clean data that nothing is left to say
+
+
+def test_targets_may_come_from_averaged_weights(flow_map: FlowMap) -> None:
+    """An average that keeps all aims where the first weights do, whatever those that learn say now."""
+    net, batch = flow_map.net, _batch(flow_map)
+    assert isinstance(net, Posterior)
+    first = _goals(EndpointSemigroup(EVEN, CrossEntropy()), flow_map, batch)
+    objective = EndpointSemigroup(EVEN, CrossEntropy(), target=Averaged(keep=1.0))
+    objective.prepare(flow_map)
+    net.skew = 0.6
+    assert torch.equal(_goals(objective, flow_map, batch), first)
+    assert not torch.equal(_goals(EndpointSemigroup(EVEN, CrossEntropy()), flow_map, batch), first)
 
 
 def test_the_diagonal_may_come_first() -> None:

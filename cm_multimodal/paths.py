@@ -37,8 +37,7 @@ class Path(ABC):
     """A Gaussian path. Times are float64 tensors on the path's own clock; 0 is clean data.
 
     Attributes:
-        even: Whether equal spans of its own clock are equal work, so that jumps lie evenly there and are split there;
-            elsewhere they do on the clock of the straight path.
+        even: Whether equal spans of its own clock are equal work, so that steps lie evenly there unless asked otherwise.
     """
 
     even = False

@@ -260,9 +260,7 @@ def straight_clock(ratio: Tensor) -> Tensor:
 
 
 def between(path: Path, pair: TimePair, share: Tensor | float) -> Tensor:
-    """Returns the times, with shape (B,), a share of the way from s to t, on the path's even clock or the straight one."""
-    if path.even:
-        return pair.s + share * (pair.t - pair.s)
+    """Returns the times, with shape (B,), a share of the way from s to t by the clock of the straight path."""
     s, t = (straight_clock(path.noise_ratio(time)) for time in (pair.s, pair.t))
     inside = _of_straight(s + share * (t - s), path)
     return torch.minimum(torch.maximum(inside, pair.t), pair.s)

@@ -5,7 +5,6 @@ import torch
 
 from cm_multimodal.paths import Decoding, build_path, one_hot_sigma
 from cm_multimodal.random import Draws
-from cm_multimodal.times import TimePair, between
 from torch import Tensor
 
 TOKENS = (2, 28, 512)
@@ -63,9 +62,3 @@ def test_other_data_have_the_clock_of_the_nearest_tokens() -> None:
         float(Decoding(2).time_of(torch.tensor(1.0, dtype=torch.float64)))
     )
     assert vars(build_path("decoding", 3.0)).get("tokens") == 2
-
-
-def test_jumps_are_halved_on_this_clock() -> None:
-    """The middle of a jump is that of its times."""
-    ends = torch.tensor([1.0, 0.6], dtype=torch.float64), torch.tensor([0.0, 0.2], dtype=torch.float64)
-    assert torch.equal(between(Decoding(28), TimePair(*ends), 0.5), torch.tensor([0.5, 0.4], dtype=torch.float64))

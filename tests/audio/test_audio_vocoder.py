@@ -65,6 +65,8 @@ def test_a_clip_is_corrected_towards_the_spectrogram_that_was_told(wave: Tensor)
     assert away(twice) < away(once) < away(dull) / 3
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_a_vocoder_is_trained_and_used(cmm: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     """It draws clips of real spectrograms and of generated ones, the same again; alone it draws nothing, and says how."""
     assert cmm("train", "experiment=audio/vocoder", *QUICK, *MEL, "name=voice") == 0

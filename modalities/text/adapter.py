@@ -129,7 +129,10 @@ class TextModality(Modality):
         return {name: partial(_drawn, model, count, longest, width) for name, model in models.items()}
 
     def measure(self, name: str, samples: Dataset, real: Splits) -> float:
-        return metrics.MEASURES[name](samples, real) if name in self.measures else math.nan
+        if name not in self.measures:
+            return math.nan
+        texts, train, test = (tuple(to_texts(part.raw)) for part in (samples, real.train, real.test))
+        return metrics.MEASURES[name](texts, metrics.Real(train, test, self.ends))
 
 
 def _drawn(model: NGrams | Language, count: int, length: int, width: int) -> Tensor:

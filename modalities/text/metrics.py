@@ -36,7 +36,7 @@ References:
     | BLEU: a Method for Automatic Evaluation of Machine Translation (Papineni et al., 2002)
 """
 
-__all__ = ["BY_TRAIN", "MEASURES", "divergence", "features", "self_bleu", "vectors"]
+__all__ = ["BY_TRAIN", "MEASURES", "Real", "divergence", "features", "self_bleu", "vectors"]
 
 import math
 import numpy as np
@@ -44,10 +44,10 @@ import re
 import torch
 
 from cm_multimodal.errors import UsageError, nearest
-from cm_multimodal.modality import Dataset, Splits
 from cm_multimodal.random import permutation
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
@@ -67,10 +67,24 @@ LETTERS = 4  # of a word that tells something
 CHARACTERS, WORDS, SENTENCES, BINS = 20_000, 5_000, 200, 20
 FITTED_TO = 2_000_000  # characters
 ORDER = 5
-BROKEN = 0.1  # the share of texts with a line end inside that lines never have
 LINE_END = "¶"  # the vectoriser takes all white space for one
 
 Texts = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Real:
+    """Real texts.
+
+    Arguments:
+        train: Those that were learned from.
+        test: Those that test.
+        ends: Whether texts end; else they are windows of running text.
+    """
+
+    train: Texts
+    test: Texts
+    ends: bool
 
 
 def features(raw: Tensor, config: Mapping[str, Any]) -> Tensor:
@@ -108,22 +122,9 @@ def variation(a: Counter[Any], b: Counter[Any]) -> float:
     return sum(abs(a[name] / a.total() - b[name] / b.total()) for name in a | b) / 2
 
 
-def _texts(part: Dataset) -> Texts:
-    return tuple(to_texts(part.raw))
-
-
-@lru_cache(maxsize=8)
-def _ends(train: Texts) -> bool:
-    """Whether texts end; else they are windows of running text, which have line ends, or for the most part one length."""
-    longest = max(map(len, train), default=0)
-    whole, broken = sum(len(text) == longest for text in train), sum("\n" in text for text in train)
-    return whole <= len(train) / 2 and broken < BROKEN * len(train)
-
-
-def _border(real: Splits) -> int:
+def _border(real: Real) -> int:
     """Returns from which length on texts may have been cut: all windows of running text, and else the longest texts."""
-    train = _texts(real.train)
-    return max(map(len, train + _texts(real.test)), default=0) if _ends(train) else 0
+    return max(map(len, real.train + real.test), default=0) if real.ends else 0
 
 
 def _first(texts: Sequence[str], most: int) -> Texts:
@@ -137,11 +138,10 @@ def _first(texts: Sequence[str], most: int) -> Texts:
     return tuple(found)
 
 
-def _fair(samples: Dataset, real: Splits) -> tuple[Texts, Texts]:
+def _fair(samples: Texts, real: Real) -> tuple[Texts, Texts]:
     """Returns samples and test texts with the same number of characters."""
-    sides = _texts(samples), _texts(real.test)
-    most = min(CHARACTERS, *(sum(map(len, side)) for side in sides))
-    return _first(sides[0], most), _first(sides[1], most)
+    most = min(CHARACTERS, *(sum(map(len, side)) for side in (samples, real.test)))
+    return _first(samples, most), _first(real.test, most)
 
 
 def _runs(text: str, border: int, pattern: str = TOKEN) -> list[str]:
@@ -164,24 +164,24 @@ def _word_grams(texts: Texts, border: int, n: int) -> Counter[tuple[Hashable, ..
     return _grams((_runs(text, border) for text in texts), n)
 
 
-def _characters(n: int) -> Callable[[Dataset, Splits], float]:
-    def measure(samples: Dataset, real: Splits) -> float:
+def _characters(n: int) -> Callable[[Texts, Real], float]:
+    def measure(samples: Texts, real: Real) -> float:
         a, b = _fair(samples, real)
         return divergence(_grams(a, n), _grams(b, n))
 
     return measure
 
 
-def _word_pairs(samples: Dataset, real: Splits) -> float:
+def _word_pairs(samples: Texts, real: Real) -> float:
     border = _border(real)
     a, b = (_grams([_runs(text, border) for text in side], 2) for side in _fair(samples, real))
     return divergence(a, b)
 
 
-def _valid_words(samples: Dataset, real: Splits) -> float:
+def _valid_words(samples: Texts, real: Real) -> float:
     border = _border(real)
-    known = {word for (word,) in _word_grams(_texts(real.train), border, 1)}
-    words = [word for text in _texts(samples) for word in _runs(text, border, WORD) if _tells(word)]
+    known = {word for (word,) in _word_grams(real.train, border, 1)}
+    words = [word for text in samples for word in _runs(text, border, WORD) if _tells(word)]
     return sum(word in known for word in words) / len(words) if words else math.nan
 
 
@@ -189,12 +189,12 @@ def _tells(word: str) -> bool:
     return sum(map(str.isalpha, word)) >= LETTERS
 
 
-def _distinct(n: int) -> Callable[[Dataset, Splits], float]:
-    def measure(samples: Dataset, real: Splits) -> float:
+def _distinct(n: int) -> Callable[[Texts, Real], float]:
+    def measure(samples: Texts, real: Real) -> float:
         border = _border(real)
-        left = min(WORDS, _word_grams(_texts(real.test), border, 1).total())
+        left = min(WORDS, _word_grams(real.test, border, 1).total())
         parts = []
-        for text in _first(_texts(samples), FITTED_TO):
+        for text in _first(samples, FITTED_TO):
             parts.append(_runs(text, border)[:left])
             left -= len(parts[-1])
         grams = _grams(parts, n)
@@ -231,40 +231,37 @@ def _brevity(texts: Sequence[Sequence[str]]) -> float:
     return min(1.0, math.exp(1 - sum(closest) / sum(lengths)))
 
 
-def _self_bleu(samples: Dataset, real: Splits) -> float:
+def _self_bleu(samples: Texts, real: Real) -> float:
     border = _border(real)
-    return self_bleu([_runs(text, border) for text in _first(_texts(samples), FITTED_TO)[:SENTENCES]])
+    return self_bleu([_runs(text, border) for text in _first(samples, FITTED_TO)[:SENTENCES]])
 
 
-def _entropy(samples: Dataset, real: Splits) -> float:
-    return float(np.mean([entropy(list(Counter(text).values())) if text else 0.0 for text in _texts(samples)]))
+def _entropy(samples: Texts, real: Real) -> float:
+    return float(np.mean([entropy(list(Counter(text).values())) if text else 0.0 for text in samples]))
 
 
-def _repeated(samples: Dataset, real: Splits) -> float:
+def _repeated(samples: Texts, real: Real) -> float:
     border = _border(real)
-    known = _word_grams(_texts(real.train), border, 4)
-    grams = _grams((_runs(text, border) for text in _texts(samples)), 4)
+    known = _word_grams(real.train, border, 4)
+    grams = _grams((_runs(text, border) for text in samples), 4)
     return sum(count for gram, count in grams.items() if gram in known) / grams.total() if grams else math.nan
 
 
-def _found(samples: Dataset, real: Splits) -> float:
-    texts, train = _texts(samples), _texts(real.train)
-    if _ends(train):
-        known = set(train)
-        return sum(text in known for text in texts) / len(texts)
-    running = "".join(train)
-    return sum(bool(text) and text in running for text in texts) / len(texts)
+def _found(samples: Texts, real: Real) -> float:
+    if real.ends:
+        known = set(real.train)
+        return sum(text in known for text in samples) / len(samples)
+    running = "".join(real.train)
+    return sum(bool(text) and text in running for text in samples) / len(samples)
 
 
-def _duplicates(samples: Dataset, real: Splits) -> float:
-    return sum(count for count in Counter(_texts(samples)).values() if count > 1) / len(samples)
+def _duplicates(samples: Texts, real: Real) -> float:
+    return sum(count for count in Counter(samples).values() if count > 1) / len(samples)
 
 
-def _lengths(samples: Dataset, real: Splits) -> float:
-    most = max(max(map(len, _texts(real.test)), default=0), 1)
-    sides = [
-        Counter(min(len(text), most) * BINS // (most + 1) for text in _texts(part)) for part in (samples, real.test)
-    ]
+def _lengths(samples: Texts, real: Real) -> float:
+    most = max(max(map(len, real.test), default=0), 1)
+    sides = [Counter(min(len(text), most) * BINS // (most + 1) for text in part) for part in (samples, real.test)]
     return variation(*sides)
 
 
@@ -278,10 +275,9 @@ def _language(texts: Texts, ends: bool) -> Language:
     return Language(texts, ends=ends)
 
 
-def _perplexity(judge: Callable[[Texts, bool], NGrams | Language]) -> Callable[[Dataset, Splits], float]:
-    def measure(samples: Dataset, real: Splits) -> float:
-        train = _texts(real.train)
-        return judge(_first(train, FITTED_TO), _ends(train)).perplexity(_texts(samples))
+def _perplexity(judge: Callable[[Texts, bool], NGrams | Language]) -> Callable[[Texts, Real], float]:
+    def measure(samples: Texts, real: Real) -> float:
+        return judge(_first(real.train, FITTED_TO), real.ends).perplexity(samples)
 
     return measure
 
@@ -291,16 +287,16 @@ def _derivations(texts: Texts) -> list[Counter[Rule]]:
     return [each for each in found if each is not None]
 
 
-def _grammatical(samples: Dataset, real: Splits) -> float:
-    return len(_derivations(_texts(samples))) / len(samples)
+def _grammatical(samples: Texts, real: Real) -> float:
+    return len(_derivations(samples)) / len(samples)
 
 
-def _rules(samples: Dataset, real: Splits) -> float:
-    sides = [sum(_derivations(_texts(part)), Counter[Rule]()) for part in (samples, real.test)]
+def _rules(samples: Texts, real: Real) -> float:
+    sides = [sum(_derivations(part), Counter[Rule]()) for part in (samples, real.test)]
     return variation(*sides)
 
 
-MEASURES: dict[str, Callable[[Dataset, Splits], float]] = {
+MEASURES: dict[str, Callable[[Texts, Real], float]] = {
     "unigrams": _characters(1),
     "bigrams": _characters(2),
     "trigrams": _characters(3),

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from cm_multimodal.errors import UsageError
-from cm_multimodal.modality import Dataset, Splits
+from cm_multimodal.modality import Dataset
 from collections import Counter
 from modalities.text import language, metrics
 from modalities.text.grammar import sentences
-from modalities.text.metrics import BY_TRAIN, MEASURES, divergence, features, self_bleu, vectors
+from modalities.text.metrics import BY_TRAIN, MEASURES, Real, divergence, features, self_bleu, vectors
 from modalities.text.texts import to_raw
 from torchmetrics.functional.text import bleu_score
 
@@ -24,7 +24,7 @@ def dataset(texts: list[str]) -> Dataset:
     return Dataset(to_raw(texts, WIDTH))
 
 
-REAL = Splits(dataset(TRAIN), dataset(TEST))
+REAL = Real(tuple(TRAIN), tuple(TEST), True)
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +33,11 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(language, "UPDATES", 20)
 
 
-def value(name: str, texts: list[str], train: list[str] = TRAIN, test: list[str] = TEST) -> float:
-    return MEASURES[name](dataset(texts), Splits(dataset(train), dataset(test)))
+def value(
+    name: str, texts: list[str], train: list[str] = TRAIN, test: list[str] = TEST, ends: bool | None = None
+) -> float:
+    ends = not set(train) <= set(WINDOWS) if ends is None else ends
+    return MEASURES[name](tuple(texts), Real(tuple(train), tuple(test), ends))
 
 
 def test_a_divergence_is_what_its_formula_says() -> None:
@@ -75,8 +78,9 @@ def test_words_are_valid_that_training_texts_have() -> None:
     assert value("valid_words", ["THEY tail", "taill lion's", "saw dgo"], train=lines, test=lines) == 3 / 4
     assert math.isnan(value("valid_words", ["a dog", "", "?!"], train=lines, test=lines))
     windows = ["hey saw the li", "ons and a tail", "ed dog who can"]
-    assert value("valid_words", ["aw lion xx tail", "dogs tail."], train=windows, test=windows) == 0
-    assert value("valid_words", ["ails saw lion e", "ails and lion s"], train=["a lion is a ca", "at a lion is a"]) == 1
+    assert value("valid_words", ["aw lion xx tail", "dogs tail."], train=windows, test=windows, ends=False) == 0
+    windows = ["a lion is a ca", "at a lion is a"]
+    assert value("valid_words", ["ails saw lion e", "ails and lion s"], train=windows, ends=False) == 1
 
 
 def test_real_words_are_valid() -> None:
@@ -171,12 +175,12 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("texts", BROKEN.values(), ids=BROKEN)
-@pytest.mark.parametrize("real", [REAL, Splits(dataset(WINDOWS), dataset(WINDOWS[:99]))], ids=["lines", "windows"])
-def test_whatever_a_model_makes_can_be_measured(texts: list[str], real: Splits) -> None:
+@pytest.mark.parametrize("real", [REAL, Real(tuple(WINDOWS), tuple(WINDOWS[:99]), False)], ids=["lines", "windows"])
+def test_whatever_a_model_makes_can_be_measured(texts: list[str], real: Real) -> None:
     """Nothing fails: a measure is a number or none, a share lies between 0 and 1, features and vectors are finite."""
     samples = dataset(texts)
     for name, measure in MEASURES.items():
-        found = measure(samples, real)
+        found = measure(tuple(texts), real)
         assert isinstance(found, float), name
         top = math.inf if name.startswith("perplexity") else 5 if name == "entropy" else 1 + 1e-9
         assert math.isnan(found) or 0 <= found <= top, name
@@ -200,4 +204,4 @@ def test_features_see_spelling_and_vectors_words() -> None:
 def test_unknown_features_are_said() -> None:
     """A name that is none is a sentence with the one that is meant."""
     with pytest.raises(UsageError, match="did you mean 'ngrams'"):
-        features(REAL.test.raw, {"features": "ngram"})
+        features(dataset(TEST).raw, {"features": "ngram"})

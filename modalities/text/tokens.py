@@ -229,6 +229,8 @@ class Pieces(Tokens):
     name = "pieces"
 
     def __post_init__(self) -> None:
+        if not self._raw:
+            raise ValueError("the sentencepiece model is empty")
         if hashlib.sha256(self._raw).hexdigest()[:12] != self.digest:
             raise ValueError("the sentencepiece model does not have the checksum that is kept beside it")
         if not self._pieces.is_control(END) or not all(map(self._pieces.is_byte, self._bytes)):

@@ -2,6 +2,8 @@ r"""Vocabularies are exact both ways, bounded, plain data, and refuse with sente
 
 import json
 import pytest
+import subprocess
+import sys
 import torch
 import yaml
 
@@ -156,3 +158,27 @@ def test_raw_texts_are_cut_between_characters() -> None:
     assert to_raw([], 3).shape == (0, 3)
     assert to_texts(to_raw(["a"], 0)) == [""]
     assert to_texts(torch.full((1, 2), 255, dtype=torch.uint8)) == [2 * UNKNOWN]
+
+
+DAMAGE = """
+import base64, hashlib, sys
+from modalities.text.tokens import build
+raw, refused = base64.b64decode(sys.stdin.read()), 0
+for n in range(0, len(raw), len(raw) // 60):
+    for part in (raw[:n], raw[:n] + bytes([raw[n] ^ 1 << n % 8]) + raw[n + 1 :], raw[:n] + bytes(99) + raw[n + 99 :]):
+        given = {"model": base64.b64encode(part).decode(), "digest": hashlib.sha256(part).hexdigest()[:12]}
+        try:
+            tokens = build({"name": "pieces", **given})
+            tokens.decode(tokens.encode("The dog sees."))
+        except ValueError as error:
+            refused += "The vocabulary 'pieces' cannot be made" in str(error)
+print(refused)
+"""
+
+
+def test_a_damaged_model_of_pieces_does_not_end_the_interpreter(fitted: dict[str, Tokens]) -> None:
+    """Cut off, with a bit turned or a gap of zeros, and the checksum of that: a sentence, or harmless; tried in another process."""
+    model = fitted["unigram"].settings()["model"]
+    done = subprocess.run([sys.executable, "-c", DAMAGE], input=model, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) > 120

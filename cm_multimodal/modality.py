@@ -107,6 +107,7 @@ class Modality(ABC):
         classifier: What the accuracy score fits, in words.
         measures: The names of measures of its own.
         by_train: Those of them that hold samples against the training split, as those of real samples hold the test split.
+        previewed: In how many steps previews show the same samples.
         edits: The kinds of editing that complete what is known of a sample.
         alone: Whether samples are drawn from noise and a class alone, or only from what the first of `edits` knows of one.
     """
@@ -115,6 +116,7 @@ class Modality(ABC):
     classifier: str
     measures: tuple[str, ...] = ()
     by_train: tuple[str, ...] = ()
+    previewed: tuple[int, ...] = (1, 2, 4, 8)
     edits: tuple[str, ...] = ()
     alone: bool = True
 

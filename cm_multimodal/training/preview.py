@@ -1,4 +1,4 @@
-r"""The preview of a run: the same noise through 1, 2, 4 and 8 steps, above real samples."""
+r"""The preview of a run: the same noise through 1, 2, 4 steps and so on, above real samples."""
 
 __all__ = ["draw", "preview_rows"]
 
@@ -15,15 +15,14 @@ from ..generation.editing import edit
 from ..generation.sampling import collect, make_plan
 from ..modality import Board, Dataset, find_modality
 
-STEPS = (1, 2, 4, 8)
-
 
 def preview_rows(bundle: Bundle, test: Dataset, device: torch.device, columns: int = 10) -> dict[str, Tensor]:
     """Returns named rows of raw samples, each with shape (columns, *)."""
     small = dataclasses.replace(bundle, card=dataclasses.replace(bundle.card, chunk=columns))
     pick = _one_of_each(test, columns) if len(test) else torch.arange(0)
     real = Dataset(test.raw[pick], None if test.label is None else test.label[pick], classes=test.classes)
-    rows = {f"{steps} step{'s' * (steps > 1)}": _drawn(small, real, steps, columns, device) for steps in STEPS}
+    counts = bundle.modality.previewed
+    rows = {f"{steps} step{'s' * (steps > 1)}": _drawn(small, real, steps, columns, device) for steps in counts}
     return rows | {"real": real.raw} if len(test) else rows
 
 

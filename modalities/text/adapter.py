@@ -37,6 +37,7 @@ class TextModality(Modality):
 
     name = "text"
     classifier = "support vectors (C = 10) on words and pairs of them"
+    previewed = (1, 2, 4, 8, 64)
     edits = edit.EDITS
     by_train = tuple(sorted(metrics.BY_TRAIN))
 

@@ -8,7 +8,7 @@ from cm_multimodal.errors import DataError
 from cm_multimodal.modality import TensorSpec
 from cm_multimodal.random import Draws
 from collections.abc import Callable
-from modalities.text import edit
+from modalities.text import edit, language
 from modalities.text.adapter import TextModality
 from modalities.text.texts import to_raw, to_texts
 from pathlib import Path
@@ -133,11 +133,14 @@ def test_a_text_is_completed(cmm: Callable[..., int], capsys: pytest.CaptureFixt
 
 
 @pytest.mark.smoke
-def test_a_run_from_training_to_a_table(cmm: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_from_training_to_a_table(
+    cmm: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Texts are written, previewed side by side and scored with the measures of a grammar; the same seed, the same texts."""
+    monkeypatch.setattr(language, "UPDATES", 20)
     assert cmm("train", *QUICK, "name=first") == 0
     sheet = next(Path("runs/first/samples").glob("*.txt")).read_text()
-    assert "real" in sheet
+    assert all(f"{name}  " in sheet for name in ("1 step", "8 steps", "64 steps", "real"))
     assert cmm("sample", "run=runs/first", "n=4", "steps=4", "out=one") == 0
     assert (
         cmm("sample", "run=runs/first", "n=2", "steps=4", "sampler=renoise", "out=two") == 0

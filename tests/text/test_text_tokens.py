@@ -177,7 +177,7 @@ print(refused)
 
 
 def test_a_damaged_model_of_pieces_does_not_end_the_interpreter(fitted: dict[str, Tokens]) -> None:
-    """Cut off, with a bit turned or a gap of zeros, and its own checksum: a sentence, or harmless; tried in another process."""
+    """Cut off, with a bit turned or a gap of zeros, and its own checksum: a sentence, or harmless; in another process."""
     model = fitted["unigram"].settings()["model"]
     done = subprocess.run([sys.executable, "-c", DAMAGE], input=model, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")

@@ -17,13 +17,13 @@ from modalities.image.adapter import ImageModality
 SPEC = TensorSpec((1, 8, 8), 0.75, ("cat", "dog", "owl"))
 
 
-def bundle(*learned: str, classes: tuple[str, ...] = SPEC.classes) -> Bundle:
+def bundle(*learned: str, classes: tuple[str, ...] = SPEC.classes, path: str = "linear") -> Bundle:
     spec = TensorSpec(SPEC.shape, SPEC.sigma_data, classes)
     card = Card(
         "image",
         spec,
         {"size": "xs", "channels": 8, "blocks": 1},
-        "linear",
+        path,
         "euler",
         True,
         learned,
@@ -146,10 +146,15 @@ def test_every_solver_draws_clean_samples_on_the_grid_that_suits_it(solver: str)
     assert not torch.equal(seeded.raw, samples.raw)
 
 
-@pytest.mark.parametrize(("path", "grid"), [(None, "straight"), ("edm", "straight"), ("decoding", "uniform")])
-def test_steps_lie_evenly_on_a_clock_that_suits_the_path(path: str | None, grid: str) -> None:
-    """That of the straight path, unless the path's own is made for it."""
-    assert make_plan(WHOLE, steps=4, path=path).grid == grid
+def test_steps_lie_evenly_on_a_clock_that_suits_the_path_of_the_map() -> None:
+    """That of the straight path, unless the map's own is made for it; whatever path is walked on."""
+    for path in (None, "edm", "decoding"):
+        assert make_plan(WHOLE, steps=4, path=path).grid == "straight"
+    decoding = bundle("diagonal", "edge", "triangle", path="decoding")
+    even = grid_ratios("uniform", 4, decoding.flow_map.path)[:-1].tolist()
+    for path in (None, "linear"):
+        assert make_plan(decoding, steps=4, path=path).grid == tuple(even)
+    assert make_plan(decoding, steps=4, grid="karras").grid == "karras"
 
 
 def test_a_grid_may_be_given_as_noise_ratios() -> None:

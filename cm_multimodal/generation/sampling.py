@@ -107,8 +107,9 @@ def make_plan(
     if not (fits(gamma, float) and 0 <= gamma <= 1):
         raise UsageError(f"gamma={gamma} is not possible; gamma lies between 0 (no fresh noise) and 1.")
     method = _method(bundle, steps, sampler, solver, gamma)
-    walked = bundle.flow_map.path if path is None else build_path(path, bundle.card.spec.sigma_data)
-    chosen = _grid(grid, steps, method, walked.even)
+    if grid is None and bundle.flow_map.path.even:
+        grid = grid_ratios("uniform", steps, bundle.flow_map.path).tolist()
+    chosen = _grid(grid, steps, method)
     return Plan(n, steps, seed, _label(bundle, label), method, _guidance(bundle, guidance, interval), chosen, path)
 
 
@@ -213,10 +214,8 @@ def _method(
     return method
 
 
-def _grid(grid: object, steps: int, method: Sampler | Solver, even: bool) -> str | tuple[float, ...]:
+def _grid(grid: object, steps: int, method: Sampler | Solver) -> str | tuple[float, ...]:
     """Checks the name of a grid, or its noise ratios, of which the 0 at the end may be left out."""
-    if grid is None and even:
-        return "uniform"
     if grid is None:
         return method.grid if isinstance(method, Solver) else "straight"
     if isinstance(grid, str) and grid.endswith(".json"):

@@ -82,6 +82,7 @@ def test_help_comes_in_under_a_second() -> None:
         (("train", "optimizer.weight_decay=-1"), 2, "weight_decay=-1"),
         (("train", "optimizer.warmup=-5"), 2, "warmup=-5"),
         (("train", "optimizer.clip=0"), 2, "clip=0"),
+        (("train", "optimizer.name=muo"), 2, "did you mean 'muon'"),
         (("train", "optimizer.schedule=cosin"), 2, "did you mean 'cosine'"),
         (("train", "train.threads=-1"), 2, "train.threads=-1"),
         (("train", "train.micro_batch=1.5"), 2, "train.micro_batch=1.5"),

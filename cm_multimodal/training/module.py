@@ -20,6 +20,7 @@ from ..maps import FlowMap
 from ..objectives import Objective
 from .data import Drawn
 from .guards import Guard, Update
+from .optimizers import build_optimizer
 from .settings import OptimizerSettings, TrainSettings
 from .statistics import LossByNoise, Window
 from .world import World
@@ -57,9 +58,7 @@ class TrainingModule(lightning.LightningModule):
         name = "diagnosis.json" if world.main else f"diagnosis-{world.rank}.json"
         self.guard = Guard(optimizer.skip_limit, folder / name)
         self.weights = [p for p in self.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.weights, lr=optimizer.lr, betas=optimizer.betas, weight_decay=optimizer.weight_decay, fused=True
-        )
+        self.optimizer = build_optimizer(optimizer, [(n, p) for n, p in self.named_parameters() if p.requires_grad])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer

@@ -14,6 +14,8 @@ from ..errors import DataError, Interrupted, UsageError
 from ..files import read_text, write_text
 
 LARGEST, DEEPEST = 1 << 16, 32  # bytes and levels of a configuration
+BEFORE = {"optimizer.name": "adamw"}  # what runs had before it could be chosen
+STATE = ("optimizer.name",)
 FREE = (
     "name", "runs", "resume", "optimizer.", "train.samples", "train.micro_batch", "train.checkpoint_every",
     "train.preview_every", "train.log_every", "train.keep", "train.device", "train.precision", "train.threads",
@@ -94,10 +96,10 @@ class RunRecord:
         Raises:
             UsageError: Something changed that the run's state depends on.
         """
-        old, new = flat(read_config(self.folder)), flat(config)
+        old, new = {**BEFORE, **flat(read_config(self.folder))}, flat(config)
         changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
         lines = {key: f"{key}: {old.get(key)} -> {new.get(key)}" for key in changed}
-        refused = [line for key, line in lines.items() if not key.startswith(FREE)]
+        refused = [line for key, line in lines.items() if key in STATE or not key.startswith(FREE)]
         if refused:
             listed = "\n  ".join(refused)
             raise UsageError(

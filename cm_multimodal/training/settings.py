@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from ..errors import UsageError, nearest
 from ..values import check_values
 
-SCHEDULES = ("constant", "cosine")
+OPTIMIZERS, SCHEDULES = ("adamw", "muon"), ("constant", "cosine")
 
 T = TypeVar("T")
 
@@ -77,6 +77,7 @@ class OptimizerSettings:
     """How weights are updated: the `optimizer` group.
 
     Arguments:
+        name: 'adamw', or 'muon' for the matrices between a network's ends.
         lr: The highest learning rate.
         betas: Adam's two averages.
         weight_decay: Decoupled weight decay.
@@ -86,6 +87,7 @@ class OptimizerSettings:
         skip_limit: The number of skipped updates in a row that ends the run.
     """
 
+    name: str = "adamw"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
@@ -95,6 +97,8 @@ class OptimizerSettings:
     skip_limit: int = 5
 
     def __post_init__(self) -> None:
+        if self.name not in OPTIMIZERS:
+            raise UsageError(f"There is no optimizer.name '{self.name}'; {nearest(self.name, OPTIMIZERS)}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UsageError(f"optimizer.betas={list(self.betas)} is not possible; each lies between 0 and 1.")
         if not (math.isfinite(self.lr) and self.lr > 0):

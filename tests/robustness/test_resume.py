@@ -101,10 +101,22 @@ def test_the_optimiser_takes_changed_settings() -> None:
     assert (tuple(group["betas"]), group["weight_decay"]) == ((0.5, 0.6), 0.1)
 
 
+def test_a_killed_run_goes_on_with_muons_momenta() -> None:
+    """Its state is matrices' momenta beside Adam's averages: the same command ends with the same bits."""
+    muon = (*words("flow_matching", "whole"), "optimizer.name=muon")
+    assert live("train", *muon)[0] == 0
+    killed = (*words("flow_matching", "killed"), "optimizer.name=muon")
+    assert live("train", *killed, faults=[partial(faults.kill_at, 5)])[0] == -signal.SIGKILL
+    code, text = live("train", *killed)
+    assert code == 0, text
+    assert_same_run("runs/whole", "runs/killed")
+
+
 @pytest.mark.parametrize(
     "change",
     [
         "net.size=s",
+        "optimizer.name=muon",
         "net.channels=16",
         "path=edm",
         "objective.weight.power=1.0",

@@ -52,6 +52,7 @@ class TextModality(Modality):
                 raise ValueError(f"{shape[0]} tokens do not fit samples of shape {spec.shape}")
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"This is no vocabulary of texts: {error}") from error
+        self._read: tuple[Splits, metrics.Real] | None = None
         ruled, self.ends = bool(spec.settings.get("grammar")), bool(spec.settings.get("ends"))
         self.measures = tuple(name for name in metrics.MEASURES if ruled or name not in OF_GRAMMAR)
 
@@ -132,8 +133,14 @@ class TextModality(Modality):
     def measure(self, name: str, samples: Dataset, real: Splits) -> float:
         if name not in self.measures:
             return math.nan
-        texts, train, test = (tuple(to_texts(part.raw)) for part in (samples, real.train, real.test))
-        return metrics.MEASURES[name](texts, metrics.Real(train, test, self.ends))
+        return metrics.MEASURES[name](tuple(to_texts(samples.raw)), self._real(real))
+
+    def _real(self, real: Splits) -> metrics.Real:
+        """Returns the texts of both splits, read once for all measures and rows."""
+        if self._read is None or self._read[0] is not real:
+            train, test = (tuple(to_texts(part.raw)) for part in (real.train, real.test))
+            self._read = real, metrics.Real(train, test, self.ends)
+        return self._read[1]
 
 
 def _drawn(model: NGrams | Language, count: int, length: int, width: int) -> Tensor:

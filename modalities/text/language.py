@@ -142,8 +142,7 @@ class Language:
                 chances = logits.double().softmax(dim=-1).cumsum(dim=-1)
                 symbols = torch.searchsorted(chances, numbers[:, step, None] * chances[:, -1:], right=True)[:, 0]
                 drawn[:, step] = symbols = symbols.clamp_max(len(self.vocabulary) - 1)
-        rows = (row[: (row == END).argmax()] if END in row else row for row in drawn.numpy())
-        return [self.vocabulary.text(row) for row in rows]
+        return [self.vocabulary.text(row) for row in drawn.tolist()]
 
     @property
     def digest(self) -> str:

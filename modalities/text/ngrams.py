@@ -28,6 +28,7 @@ from cm_multimodal.random import uniform
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 BEGIN, END, UNKNOWN = range(3)
 STRANGE = "\ufffd"  # the unknown symbol, where it is drawn
@@ -63,8 +64,8 @@ class Vocabulary:
         return [self._numbers.get(symbol, UNKNOWN) for symbol in self.symbols(text)]
 
     def text(self, numbers: Iterable[int]) -> str:
-        """Returns the text of numbers."""
-        return (" " if self.words else "").join(self.names[number] for number in numbers)
+        """Returns the text of numbers, up to the end where it is among them."""
+        return (" " if self.words else "").join(self.names[number] for number in takewhile(END.__ne__, numbers))
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class NGrams:
         for step in range(length):
             drawn[:, step] = self._draw(nodes, numbers[:, step])
             nodes = self._step(nodes, drawn[:, step])
-        return [self.vocabulary.text(row[: (row == END).argmax()] if END in row else row) for row in drawn]
+        return [self.vocabulary.text(row) for row in drawn.tolist()]
 
     def _step(self, nodes: list[np.ndarray], symbols: np.ndarray) -> list[np.ndarray]:
         """Returns the numbers of the n-grams that end in the next symbols, from those before it; the root comes first."""

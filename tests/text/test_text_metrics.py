@@ -24,7 +24,9 @@ def dataset(texts: list[str]) -> Dataset:
     return Dataset(to_raw(texts, WIDTH))
 
 
-REAL = Real(tuple(TRAIN), tuple(TEST), True)
+LINES, CUT = (
+    Real(tuple(texts[:200]), tuple(texts[200:299]), ends) for texts, ends in ((TRAIN, True), (WINDOWS, False))
+)
 
 
 @pytest.fixture(autouse=True)
@@ -160,10 +162,10 @@ def test_a_judge_is_made_once(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_which_split_a_measure_asks() -> None:
     """Those of `BY_TRAIN` do not change with the test texts, and all others not with the training texts."""
-    samples, half = WINDOWS[:40], len(WINDOWS) // 2
+    samples, half = WINDOWS[:40], 200
     for name in set(MEASURES) - {"grammatical", "rules"}:
-        first = value(name, samples, train=WINDOWS[:half], test=WINDOWS[half:])
-        train, test = (WINDOWS[:half], TEST) if name in BY_TRAIN else (WINDOWS[:9], WINDOWS[half:])
+        first = value(name, samples, train=WINDOWS[:half], test=WINDOWS[half : 2 * half])
+        train, test = (WINDOWS[:half], TEST) if name in BY_TRAIN else (WINDOWS[:9], WINDOWS[half : 2 * half])
         assert value(name, samples, train=train, test=test) == first, name
     assert set(MEASURES) > BY_TRAIN
 
@@ -175,7 +177,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("texts", BROKEN.values(), ids=BROKEN)
-@pytest.mark.parametrize("real", [REAL, Real(tuple(WINDOWS), tuple(WINDOWS[:99]), False)], ids=["lines", "windows"])
+@pytest.mark.parametrize("real", [LINES, CUT], ids=["lines", "windows"])
 def test_whatever_a_model_makes_can_be_measured(texts: list[str], real: Real) -> None:
     """Nothing fails: a measure is a number or none, a share lies between 0 and 1, features and vectors are finite."""
     samples = dataset(texts)

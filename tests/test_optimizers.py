@@ -47,8 +47,8 @@ def test_ends_keep_adam() -> None:
     assert not any(name.startswith(("enter", "leave", "embedding")) or name.endswith("bias") for name in names)
 
 
-def test_zero_layers_and_missing_gradients_are_no_trouble() -> None:
-    """A layer that starts at zero, as last layers of blocks do, moves; one without a gradient stays; nothing is NaN."""
+def test_zero_and_missing_gradients_move_nothing() -> None:
+    """A gradient of zeros moves nothing, and makes no NaN; a layer without a gradient stays."""
     layers = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
     nn.init.zeros_(layers[0].weight)
     kept = layers[1].weight.detach().clone()

@@ -1,15 +1,18 @@
 r"""The U-Net: dimensions, times per position, derivatives, dropout."""
 
+import dataclasses
 import pytest
 import torch
 
 from cm_multimodal.batch import Conditions
 from cm_multimodal.derivatives import CentralDifference, DoubleBackward, ForwardMode, perturbed
 from cm_multimodal.maps import Euler, FlowMap
+from cm_multimodal.nets.attention import GridAttention
 from cm_multimodal.nets.norm import GroupNorm
 from cm_multimodal.nets.unet import UNet, UNetShape
 from cm_multimodal.paths import Linear
 from cm_multimodal.random import Draws
+from einops import rearrange
 
 SHAPE = UNetShape(16, (1, 2), 1, attention=(1,), head_width=8)
 
@@ -134,3 +137,41 @@ def test_padding_is_refused() -> None:
     """The U-Net says that it works on whole grids instead of ignoring a mask."""
     with pytest.raises(ValueError, match="without padding"):
         net(1)(torch.randn(1, 2, 8).double(), torch.zeros(1), torch.zeros(1), Conditions(mask=torch.ones(1, 8)))
+
+
+FRAMES = UNetShape(16, (1, 2), 1, attention=(1,), head_width=8, frames=True, time_attention=(0, 1))
+
+
+def test_a_still_clip_is_drawn_as_its_picture() -> None:
+    """With the weights of a network of pictures, each frame becomes what that makes of it: nothing passes between frames."""
+    pictures = net(2)
+    clips = UNet(3, 2, FRAMES, two_times=True, classes=3).double()
+    weights = {name: w if w.ndim < 4 else w.unsqueeze(2) for name, w in pictures.state_dict().items()}
+    missing, unknown = clips.load_state_dict(weights, strict=False)
+    assert not unknown
+    assert all(".between." in name for name in missing)
+    x, n, cond = torch.randn(2, 2, 8, 8, dtype=torch.float64), torch.tensor([0.3, 1.2]).double(), Conditions()
+    drawn = clips(x[:, :, None].expand(-1, -1, 3, -1, -1), n, n / 2, cond)
+    assert torch.allclose(drawn, pictures(x, n, n / 2, cond)[:, :, None].expand_as(drawn), atol=1e-12)
+
+
+@pytest.mark.parametrize("levels", [(), (1,)])
+def test_frames_tell_each_other(levels: tuple[int, ...]) -> None:
+    """What a frame shows changes the others by the convolution along time alone, and by attention along time."""
+    model = net(3, shape=dataclasses.replace(FRAMES, time_attention=levels))
+    x, n = torch.randn(1, 2, 4, 6, 6, dtype=torch.float64), torch.tensor([0.7], dtype=torch.float64)
+    other = x.clone()
+    other[:, :, 0] += torch.randn_like(other[:, :, 0])
+    change = (model(other, n, n / 2, Conditions()) - model(x, n, n / 2, Conditions())).abs().amax(dim=(0, 1, 3, 4))
+    assert (change > 1e-4).all()
+
+
+def test_attention_among_some_positions_is_attention_over_their_lines() -> None:
+    """Along the first dimension, and within its places, it is that of each line by itself."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 3, 4, 5, dtype=torch.float64)
+    for among, lines in (("first", "(b h w) c t"), ("frame", "(b t) c (h w)")):
+        some = perturbed(GridAttention(8, 2, 4, among))
+        whole = rearrange(some.norm(x), f"b c t h w -> {lines}")
+        back = rearrange(some._attended(whole), f"{lines} -> b c t h w", b=2, t=3, h=4, w=5)
+        assert torch.allclose(some(x), x + back, atol=1e-12)

@@ -7,7 +7,7 @@ References:
     | Scalable Diffusion Models with Transformers (Peebles & Xie, 2022)
 """
 
-__all__ = ["Transformer", "TransformerShape"]
+__all__ = ["Block", "Transformer", "TransformerShape", "modulate"]
 
 import math
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..batch import Conditions
+from .attention import angles, turned
 from .embeddings import ConditionEmbedding
 
 
@@ -72,12 +73,12 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, n_s: Tensor, n_t: Tensor, cond: Conditions) -> Tensor:
         """Returns a tensor of the shape of `x`, (B, C, *), at times n with shape (B,)."""
-        told = self.embedding(n_s, n_t, cond)
+        told = self.embedding(n_s, n_t, cond)[:, None]
         h = self.enter(rearrange(x, f"{self.grid} -> {self.patches}", **self.pieces)) + self.place
         for block in self.blocks:
             h = block(h, told)
-        shift, scale = self.modulation(told)[:, None].chunk(2, dim=-1)
-        out = self.out(_modulate(h, shift, scale))
+        shift, scale = self.modulation(told).chunk(2, dim=-1)
+        out = self.out(modulate(h, shift, scale))
         return rearrange(out, f"{self.patches} -> {self.grid}", **self.counts, **self.pieces)
 
 
@@ -86,12 +87,13 @@ class Block(nn.Module):
 
     Arguments:
         width: The number of channels.
-        heads: The number of heads.
+        heads: The number of heads; where places are told, twice their number divides the width.
+        rotary: Whether queries and keys are turned by their place in a line, so that only distances count.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, rotary: bool = False) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.rotary = heads, rotary
         self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.perceptron = nn.Sequential(
             nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
@@ -101,16 +103,27 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulation.bias)
 
     def forward(self, h: Tensor, told: Tensor) -> Tensor:
-        """Returns the patches, with shape (B, L, C), told an embedding with shape (B, C)."""
-        one, two, gate, three, four, last = self.modulation(told)[:, None].chunk(6, dim=-1)
-        h = h + gate * self._attend(_modulate(h, one, two))
-        return h + last * self.perceptron(_modulate(h, three, four))
+        """Returns the patches, with shape (B, *, L, C), told of the others of their line, and of an embedding.
+
+        Arguments:
+            h: The patches, in lines of L.
+            told: The embedding, with shape (B, 1, C), or another that broadcasts against the patches.
+        """
+        one, two, gate, three, four, last = self.modulation(told).chunk(6, dim=-1)
+        h = h + gate * self._attend(modulate(h, one, two))
+        return h + last * self.perceptron(modulate(h, three, four))
 
     def _attend(self, h: Tensor) -> Tensor:
-        q, k, v = rearrange(self.qkv(h), "n l (three h c) -> three n h l c", three=3, h=self.heads)
+        lines = self.qkv(h).flatten(0, -3)
+        q, k, v = rearrange(lines, "n l (three h c) -> three n h l c", three=3, h=self.heads)
         q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
-        return self.project(rearrange(F.scaled_dot_product_attention(q, k, v), "n h l c -> n l (h c)"))
+        if self.rotary:
+            places = angles(h.shape[-2], q.shape[-1]).to(q)
+            q, k = turned(q, places), turned(k, places)
+        out = rearrange(F.scaled_dot_product_attention(q, k, v), "n h l c -> n l (h c)")
+        return self.project(out).reshape(h.shape)
 
 
-def _modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Returns a state, with shape (*, C), normalised over its channels, times one plus a scale, plus a shift."""
     return F.layer_norm(h, h.shape[-1:]) * (1 + scale) + shift

@@ -31,7 +31,9 @@ import torch
 from cm_multimodal.batch import Conditions
 from cm_multimodal.errors import UsageError, nearest
 from cm_multimodal.modality import TensorSpec
+from cm_multimodal.nets.attention import angles, turned
 from cm_multimodal.nets.embeddings import ConditionEmbedding
+from cm_multimodal.nets.transformer import modulate
 from cm_multimodal.values import check_values
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -104,8 +106,8 @@ class Mixer(nn.Module):
         tokens = channels if vertices is None else len(vertices)
         self.vertices: Tensor | None
         self.register_buffer("vertices", None if vertices is None else vertices.clone())
-        self.angles: Tensor
-        self.register_buffer("angles", _angles(spec.shape[0], size.channels // size.heads), persistent=False)
+        self.places: Tensor
+        self.register_buffer("places", angles(spec.shape[0], size.channels // size.heads), persistent=False)
         self.sigma_data, self.told = spec.sigma_data, (channels + 1) * size.known
         self.embedding = ConditionEmbedding(size.channels, two_times, len(spec.classes))
         self.enter = nn.Linear(channels + tokens + self.told, size.channels)
@@ -131,11 +133,11 @@ class Mixer(nn.Module):
             nothing = torch.zeros(*x.shape[:2], self.told, dtype=x.dtype, device=x.device)
             parts.append(nothing if cond.known is None else cond.known.to(x.dtype))
         told = self.embedding(n_s, n_t, cond)
-        h, angles = self.enter(torch.cat(parts, dim=-1)), self.angles.to(x.dtype)
+        h, places = self.enter(torch.cat(parts, dim=-1)), self.places.to(x.dtype)
         for block in self.blocks:
-            h = block(h, told, angles, cond)
+            h = block(h, told, places, cond)
         shift, scale = self.modulation(told)[:, None].chunk(2, dim=-1)
-        logits = self.out(_modulate(h, shift, scale)).to(alone.dtype)
+        logits = self.out(modulate(h, shift, scale)).to(alone.dtype)
         return (logits + alone).softmax(dim=-1)
 
     def _posterior(self, x: Tensor, n_s: Tensor) -> Tensor:
@@ -172,17 +174,17 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, h: Tensor, told: Tensor, angles: Tensor, cond: Conditions) -> Tensor:
+    def forward(self, h: Tensor, told: Tensor, places: Tensor, cond: Conditions) -> Tensor:
         """Returns the tokens, with shape (B, L, C), told an embedding with shape (B, C), and the angles of their places."""
         three = iter(self.modulation(told)[:, None].chunk(3 * self.parts, dim=-1))
         if self.near is not None:
             shift, scale, gate = next(three), next(three), next(three)
-            h = h + gate * F.silu(self.near(_modulate(h, shift, scale).transpose(1, 2)).transpose(1, 2))
+            h = h + gate * F.silu(self.near(modulate(h, shift, scale).transpose(1, 2)).transpose(1, 2))
         if self.attention is not None:
             shift, scale, gate = next(three), next(three), next(three)
-            h = h + gate * self.attention(_modulate(h, shift, scale), angles)
+            h = h + gate * self.attention(modulate(h, shift, scale), places)
         shift, scale, gate = next(three), next(three), next(three)
-        wide = F.silu(self.wide(_modulate(h, shift, scale)))
+        wide = F.silu(self.wide(modulate(h, shift, scale)))
         if self.dropout and cond.dropout is not None:
             wide = wide * cond.dropout.dropout_mask(self.stream, tuple(wide.shape[1:]), self.dropout)
         return h + gate * self.narrow(wide)
@@ -201,30 +203,12 @@ class Attention(nn.Module):
         self.heads, self.sharpness = heads, nn.Parameter(torch.ones(heads, 1, 1))
         self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
-    def forward(self, h: Tensor, angles: Tensor) -> Tensor:
+    def forward(self, h: Tensor, places: Tensor) -> Tensor:
         """Returns what each token sees, with shape (B, L, C), by the angles of their places."""
         q, k, v = rearrange(self.qkv(h), "b l (three h c) -> three b h l c", three=3, h=self.heads)
-        q, k = (_turned(F.rms_norm(each, each.shape[-1:]), angles) for each in (q, k))
+        q, k = (turned(F.rms_norm(each, each.shape[-1:]), places) for each in (q, k))
         out = F.scaled_dot_product_attention(q * self.sharpness, k, v)
         return self.project(rearrange(out, "b h l c -> b l (h c)"))
-
-
-def _modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return F.layer_norm(h, h.shape[-1:]) * (1 + scale) + shift
-
-
-def _angles(length: int, channels: int) -> Tensor:
-    """Returns the cosines and sines, with shape (2, L, C / 2), of angles that grow with the place."""
-    half = channels // 2
-    rate = 10_000.0 ** -(torch.arange(half, dtype=torch.float64) / half)
-    angle = torch.arange(length, dtype=torch.float64)[:, None] * rate
-    return torch.stack([angle.cos(), angle.sin()]).float()
-
-
-def _turned(x: Tensor, angles: Tensor) -> Tensor:
-    """Turns pairs of channels, of a tensor with shape (B, H, L, C)."""
-    (cos, sin), (one, two) = angles, x.chunk(2, dim=-1)
-    return torch.cat([one * cos - two * sin, one * sin + two * cos], dim=-1)
 
 
 def build_net(

@@ -7,10 +7,11 @@ from cm_multimodal.batch import Conditions
 from cm_multimodal.errors import UsageError
 from cm_multimodal.maps import Endpoint, FlowMap
 from cm_multimodal.modality import TensorSpec
+from cm_multimodal.nets.attention import angles, turned
 from cm_multimodal.paths import build_path, one_hot_sigma
 from cm_multimodal.random import Draws
 from modalities.text.edit import told
-from modalities.text.net import _angles, _turned, build_net
+from modalities.text.net import build_net
 from typing import Any
 
 LENGTH, TOKENS = 12, 9
@@ -57,7 +58,7 @@ def test_it_begins_with_the_posterior_of_single_tokens(ratio: float) -> None:
 def test_attention_sees_distances() -> None:
     """The product of a turned query and a turned key depends on how far they are apart alone."""
     q, k = (Draws(0, torch.arange(1)).noise(name, (1, 1, 8)) for name in "qk")
-    q, k = (_turned(each.expand(1, 1, 10, 8), _angles(10, 8)) for each in (q, k))
+    q, k = (turned(each.expand(1, 1, 10, 8), angles(10, 8)) for each in (q, k))
     product = (q @ k.transpose(-1, -2))[0, 0]
     for distance in range(-9, 10):
         line = product.diagonal(distance)

@@ -40,6 +40,7 @@ from .validation import held_out_loss
 from .world import World, find_world
 
 Report = Callable[[str], None]
+CHANNELS_LAST = {3: torch.channels_last, 4: torch.channels_last_3d}  # by the dimensions of a sample
 
 
 def train(config: Mapping[str, Any], folder: Path, report: Report = print) -> Bundle:
@@ -111,8 +112,8 @@ def _module(
     parts.objective.to(device)
     if parts.flow_map.precision.dtype == torch.float64:
         parts.flow_map.double()
-    if settings.channels_last and len(parts.card.spec.shape) == 3:
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if settings.channels_last and (form := CHANNELS_LAST.get(len(parts.card.spec.shape))):
+        net.to(memory_format=form)  # type: ignore[call-overload]
     parts.objective.prepare(parts.flow_map)
     averages = [Average(net, decay) for decay in build_decays(config["ema"])]
     optimizer = read_settings(OptimizerSettings, config["optimizer"], "optimizer")

@@ -234,6 +234,16 @@ class Modality(ABC):
         kinds = f"it is one of: {', '.join(self.edits)}." if self.edits else "its samples cannot be completed."
         raise UsageError(f"how={how} is not known to the modality '{self.name}'; {kinds}")
 
+    def closeness(self, how: str, edited: Tensor, real: Tensor) -> Mapping[str, float]:
+        """Returns how close edited samples, raw, with shape (N, *), are to the real ones, in numbers with names.
+
+        Arguments:
+            how: The kind of editing, one of `edits`.
+            edited: The samples.
+            real: What they were before anything of them was taken away.
+        """
+        return {}
+
     def told(self, x: Tensor, draws: Draws) -> Tensor:
         """Returns what a network is told of training samples, with shape (B, *): `Conditions.known`, if `net.known`."""
         raise UsageError(f"net.known=true: the modality '{self.name}' does not complete samples.")

@@ -38,6 +38,9 @@ def run(config: Mapping[str, Any]) -> None:
     last = rows["edited"]
     model.bundle.modality.write(last, [f"{i:06d}" for i in range(len(last))], out)
     print(f"{len(last)} samples: {model.bundle.modality.preview(rows, out / 'grid')}")
+    if "real" in rows:
+        close = model.bundle.modality.closeness(how, last, rows["real"])
+        print("".join(f"{name}: {value:.3f}\n" for name, value in close.items()), end="")
 
 
 def _completed(model: Model, plan: Plan, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -172,11 +172,15 @@ class Modality(ABC):
 
     @abstractmethod
     def features(self, raw: Tensor, config: Mapping[str, Any]) -> Tensor:
-        """Returns features for distances, with shape (N, D), in float64."""
+        """Returns features for distances, with shape (N, D), in float64; or (N * K, D), if a sample has K rows."""
 
     @abstractmethod
     def vectors(self, raw: Tensor) -> Any:
         """Returns what a classifier sees of raw samples: a numpy array with shape (N, D)."""
+
+    def extractor(self, config: Mapping[str, Any]) -> str:
+        """Returns what a table calls the features of a configuration: with a checksum, if others' weights make them."""
+        return str(config.get("features", "default"))
 
     def duration(self) -> float | None:
         """Returns how many seconds a sample lasts; none where samples have no time."""

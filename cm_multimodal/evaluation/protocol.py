@@ -25,7 +25,7 @@ class Protocol:
         n: Generated samples per row.
         seeds: Sampling seeds.
         reference: The split that samples are held against, and its size.
-        features: The features of distances.
+        features: The features of distances, with a checksum of the weights that make them, if others' do.
         feature_dimensions: Their number; a Fréchet distance of fewer samples than dimensions is biased.
         k: Neighbours of precision and recall.
         classifier: What the accuracy score fits.
@@ -79,7 +79,7 @@ class Protocol:
             n=ground.n,
             seeds=tuple(ground.settings.get("seeds", (0,))),
             reference=f"test split, {len(ground.splits.test)} samples",
-            features=str(ground.settings.get("features", "default")),
+            features=ground.extractor,
             feature_dimensions=ground.features.shape[1],
             k=ground.settings.get("k", 5),
             classifier=bundle.modality.classifier,

@@ -123,6 +123,9 @@ class AudioModality(Modality):
     def features(self, raw: Tensor, config: Mapping[str, Any]) -> Tensor:
         return metrics.features(raw, self.rate, config)
 
+    def extractor(self, config: Mapping[str, Any]) -> str:
+        return metrics.extractor(config)
+
     def duration(self) -> float | None:
         return self.representation.length / self.rate
 

@@ -119,4 +119,4 @@ def measure(ground: Reference, name: str, drawn: Drawn) -> float:
     """Returns a measure of samples, by its name; no finite number where it does not apply."""
     if name in MEASURES:
         return MEASURES[name](ground, drawn)
-    return ground.modality.measure(name, drawn.samples, ground.splits)
+    return ground.modality.measure(name, drawn.samples, ground.splits, ground.settings)

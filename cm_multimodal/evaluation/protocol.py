@@ -30,6 +30,7 @@ class Protocol:
         k: Neighbours of precision and recall.
         classifier: What the accuracy score fits.
         judge: The checksum of the one that is fitted to the real training split; empty where none was needed.
+        judges: The names of models from outside that judged, and their checksums.
         data: The data set.
         objective: The objective of the model.
         samples_seen: The training samples the model saw.
@@ -54,6 +55,7 @@ class Protocol:
     k: int
     classifier: str
     judge: str
+    judges: Mapping[str, str]
     data: Mapping[str, Any]
     objective: str
     samples_seen: int
@@ -84,6 +86,7 @@ class Protocol:
             k=ground.settings.get("k", 5),
             classifier=bundle.modality.classifier,
             judge=ground.judge.digest if ground.own or "recognition" in (ground.settings.get("also") or ()) else "",
+            judges=dict(ground.modality.judges(ground.settings)),
             data={key: value for key, value in data.items() if value is not None and key != "root"},
             objective=bundle.card.objective,
             samples_seen=bundle.card.samples_seen,

@@ -172,11 +172,15 @@ class Modality(ABC):
 
     @abstractmethod
     def features(self, raw: Tensor, config: Mapping[str, Any]) -> Tensor:
-        """Returns features for distances, with shape (N, D), in float64."""
+        """Returns features for distances, with shape (N, D), in float64; or (N * K, D), if a sample has K rows."""
 
     @abstractmethod
     def vectors(self, raw: Tensor) -> Any:
         """Returns what a classifier sees of raw samples: a numpy array with shape (N, D)."""
+
+    def extractor(self, config: Mapping[str, Any]) -> str:
+        """Returns what a table calls the features of a configuration: with a checksum, if others' weights make them."""
+        return str(config.get("features", "default"))
 
     def duration(self) -> float | None:
         """Returns how many seconds a sample lasts; none where samples have no time."""
@@ -205,8 +209,27 @@ class Modality(ABC):
     def board(self, rows: Mapping[str, Tensor], writer: Board, samples: int) -> None:  # noqa: B027 (it may show none)
         """Shows the rows of a preview in TensorBoard, at a number of samples seen."""
 
-    def measure(self, name: str, samples: Dataset, real: Splits) -> float:
-        """Returns one of `measures` of samples, beside real ones; no finite number where it does not apply."""
+    def judges(self, config: Mapping[str, Any]) -> Mapping[str, str]:
+        """Returns, by name, the checksums of models from outside that measures judge by.
+
+        Arguments:
+            config: The `evaluation` group.
+
+        Raises:
+            UsageError: A measure needs one that is not named, or what is named is none.
+            DataError: One cannot be used.
+        """
+        return {}
+
+    def measure(self, name: str, samples: Dataset, real: Splits, config: Mapping[str, Any]) -> float:
+        """Returns one of `measures` of samples, beside real ones; no finite number where it does not apply.
+
+        Arguments:
+            name: Its name.
+            samples: The samples.
+            real: The real ones.
+            config: The `evaluation` group.
+        """
         raise ValueError(f"the modality '{self.name}' has no measure '{name}'")
 
     def baselines(self, train: Dataset, count: int, parameters: int) -> Mapping[str, Callable[[], Tensor]]:

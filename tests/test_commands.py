@@ -103,6 +103,7 @@ def test_help_comes_in_under_a_second() -> None:
         (("train", "net.channels=0"), 2, "net.channels=0 is not possible"),
         (("train", "objective.metric.name=l3"), 2, "no metric 'l3'"),
         (("train", "objective.metric.name=cross_entropy"), 2, "quadratic"),
+        (("train", "objective=denoising", "objective.metric.name=cross_entropy"), 2, "compares probabilities"),
         (("train", "data=folder", "data.folder=not/there"), 2, "not/there"),
         (("train", "data=fashion", "data.root=nowhere"), 2, "CMM_DATA"),
         (("sample", "run=runs/none"), 2, "There is no folder 'runs/none'"),

@@ -19,7 +19,8 @@ from .source import decoder_of, folder_of, load
 
 WIDTH = 100
 HOW = ("sampler", "gamma", "guidance", "interval", "grid")
-PROTOCOL = ("n", "seeds", "features", "also", "baselines")  # what a verb may set of the `evaluation` group
+# what a verb may set of the `evaluation` group
+PROTOCOL = ("n", "seeds", "features", "feature_weights", "also", "language_model", "baselines")
 
 
 def run(config: Mapping[str, Any]) -> None:

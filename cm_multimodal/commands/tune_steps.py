@@ -33,7 +33,8 @@ def run(config: Mapping[str, Any]) -> None:
     usual = folder_of(config) / "tuned" / f"{method}-steps{config['steps']}.json"
     out = Path(config["out"]).expanduser() if config["out"] else usual
     out.parent.mkdir(parents=True, exist_ok=True)
-    protocol = {"n": ground.n, "seeds": list(ground.settings.get("seeds", (0,))), "steps": config["steps"], **how}
+    seeds = list(ground.settings.get("seeds", (0,)))
+    protocol = {"n": ground.n, "seeds": seeds, "features": ground.extractor, "steps": config["steps"], **how}
     write_text(out, json.dumps({**dataclasses.asdict(tuned), "protocol": protocol}, indent=1) + "\n")
     means = {name: statistics.fmean(values) for name, values in tuned.scores.items()}
     print(f"Fréchet to the test split: {means['usual']:.3f} with the usual grid, {means['tuned']:.3f} with this one.")

@@ -36,7 +36,7 @@ MOST = 2000  # samples of a class
 
 @dataclass(frozen=True)
 class Drawn:
-    """Samples, their features, with shape (N, D), and the seconds that drawing them took, where they were drawn."""
+    """Samples, their features, with shape (N * K, D), and the seconds that drawing them took, where they were drawn."""
 
     samples: Dataset
     features: Tensor
@@ -63,10 +63,10 @@ def diversity(features: Tensor, label: Tensor | None) -> float:
     There is no such number where no class has; of a class, so many are looked at as `MOST` says, taken evenly.
 
     Arguments:
-        features: With shape (N, D).
+        features: With shape (N, D), or (N * K, D), if a sample has K rows.
         label: The classes, with shape (N,); none: all are of one.
     """
-    label = torch.zeros(len(features)) if label is None else label
+    label = torch.zeros(len(features)) if label is None else label.repeat_interleave(len(features) // len(label))
     classes = [_evenly(features[label == value].double(), MOST) for value in label.unique()]
     distances = [torch.pdist(part).mean() for part in classes if len(part) > 1]
     return float(torch.stack(distances).mean()) if distances else math.nan
@@ -119,4 +119,4 @@ def measure(ground: Reference, name: str, drawn: Drawn) -> float:
     """Returns a measure of samples, by its name; no finite number where it does not apply."""
     if name in MEASURES:
         return MEASURES[name](ground, drawn)
-    return ground.modality.measure(name, drawn.samples, ground.splits)
+    return ground.modality.measure(name, drawn.samples, ground.splits, ground.settings)

@@ -25,11 +25,12 @@ class Protocol:
         n: Generated samples per row.
         seeds: Sampling seeds.
         reference: The split that samples are held against, and its size.
-        features: The features of distances.
+        features: The features of distances, with a checksum of the weights that make them, if others' do.
         feature_dimensions: Their number; a Fréchet distance of fewer samples than dimensions is biased.
         k: Neighbours of precision and recall.
         classifier: What the accuracy score fits.
         judge: The checksum of the one that is fitted to the real training split; empty where none was needed.
+        judges: The names of models from outside that judged, and their checksums.
         data: The data set.
         objective: The objective of the model.
         samples_seen: The training samples the model saw.
@@ -54,6 +55,7 @@ class Protocol:
     k: int
     classifier: str
     judge: str
+    judges: Mapping[str, str]
     data: Mapping[str, Any]
     objective: str
     samples_seen: int
@@ -79,11 +81,12 @@ class Protocol:
             n=ground.n,
             seeds=tuple(ground.settings.get("seeds", (0,))),
             reference=f"test split, {len(ground.splits.test)} samples",
-            features=str(ground.settings.get("features", "default")),
+            features=ground.extractor,
             feature_dimensions=ground.features.shape[1],
             k=ground.settings.get("k", 5),
             classifier=bundle.modality.classifier,
             judge=ground.judge.digest if ground.own or "recognition" in (ground.settings.get("also") or ()) else "",
+            judges=dict(ground.modality.judges(ground.settings)),
             data={key: value for key, value in data.items() if value is not None and key != "root"},
             objective=bundle.card.objective,
             samples_seen=bundle.card.samples_seen,

@@ -44,12 +44,17 @@ class Reference:
 
     @cached_property
     def features(self) -> Tensor:
-        """The test samples' features, with shape (M, D)."""
+        """The test samples' features, with shape (M * K, D)."""
         return self.features_of(self.splits.test.raw)
 
     def features_of(self, raw: Tensor) -> Tensor:
-        """Returns features of raw samples, with shape (N, D): the modality's, or with `features=own` the judge's."""
+        """Returns features of raw samples, with shape (N * K, D): the modality's, or with `features=own` the judge's."""
         return self.judge.features(raw) if self.own else self.modality.features(raw, self.config)
+
+    @property
+    def extractor(self) -> str:
+        """What the features are called in a table."""
+        return OWN if self.own else self.modality.extractor(self.config)
 
     @cached_property
     def vectors(self) -> tuple[Tensor, Tensor]:

@@ -67,6 +67,8 @@ def _caption(protocol: Protocol) -> str:
         caption += f"; grid {protocol.grid if isinstance(protocol.grid, str) else list(protocol.grid)}"
     if protocol.judge:
         caption += f"; judge {protocol.judge}, fitted to the training split"
+    for name, digest in protocol.judges.items():
+        caption += f"; language model {name}, {digest}"
     return "\n".join([caption, *protocol.warnings()])
 
 

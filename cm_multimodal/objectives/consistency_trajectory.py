@@ -33,7 +33,7 @@ from ..solvers.heun import Heun
 from ..times import LogNormal, TimeMeasure, karras_ratios
 from .base import Objective
 from .denoising import Denoising
-from .sources import ModelDiagonal, Source, noisy_sample
+from .sources import ModelDiagonal, Source, check_probabilities, noisy_sample
 from .targets import Averaged, Online, Target
 
 
@@ -73,6 +73,10 @@ class ConsistencyTrajectory(Objective):
         self.points, self.longest, self.denoising = points, longest, denoising
         self.source, self.metric = source or ModelDiagonal(Heun()), metric or L2()
         self.diagonal = Denoising(times)
+
+    def self_check(self, flow_map: SolutionMap, batch: Batch) -> list[str]:
+        check_probabilities(flow_map, batch, self.metric)
+        return super().self_check(flow_map, batch)
 
     def loss(self, flow_map: SolutionMap, batch: Batch, draws: Draws, progress: float) -> Loss:
         s, u, t = self._times(flow_map, draws)

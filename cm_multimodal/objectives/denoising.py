@@ -46,7 +46,7 @@ class Denoising(Objective):
         self.times, self.metric, self.source = times, metric or L2(), settled(source, self.learned)
 
     def self_check(self, flow_map: SolutionMap, batch: Batch) -> list[str]:
-        check_shares(flow_map, self.metric, self.source)
+        check_shares(flow_map, batch, self.metric, self.source)
         return super().self_check(flow_map, batch)
 
     def loss(self, flow_map: SolutionMap, batch: Batch, draws: Draws, progress: float) -> Loss:

@@ -26,7 +26,7 @@ from ..maps import SolutionMap
 from ..random import Draws
 from ..tensors import where_rows
 from .base import Objective
-from .sources import NoisySample, Source, noisy_sample, settled
+from .sources import NoisySample, Source, check_probabilities, noisy_sample, settled
 from .targets import Target
 
 
@@ -55,6 +55,10 @@ class FiniteConsistency(Objective):
     def weigh(self, rungs: Rungs) -> Tensor:
         r"""Returns the weight of each sample, with shape (B,): \\(1 / (\\rho - r)\\) unless an objective says otherwise."""
         return (rungs.upper - rungs.lower).reciprocal()
+
+    def self_check(self, flow_map: SolutionMap, batch: Batch) -> list[str]:
+        check_probabilities(flow_map, batch, self.metric)
+        return super().self_check(flow_map, batch)
 
     def loss(self, flow_map: SolutionMap, batch: Batch, draws: Draws, progress: float) -> Loss:
         rungs = self.rungs(draws, progress)

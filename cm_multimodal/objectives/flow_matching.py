@@ -7,8 +7,8 @@ the noisy state gives the marginal one,
 
 Needs one time and no derivative. It learns the diagonal only: sampling follows the field in many small steps. Another
 distance than the squared one would make the conditional velocity a heuristic. Where the state is a vector of
-probabilities, the metric is a cross-entropy of the denoised state instead, whose minimiser is the same conditional
-mean.
+probabilities, or a mix of embeddings by such a vector, the metric is a cross-entropy of the denoised state instead, whose
+minimiser is the same conditional mean.
 
 References:
     | Flow Matching for Generative Modeling (Lipman et al., 2022), equation 23
@@ -23,7 +23,7 @@ from ..maps import SolutionMap
 from ..random import Draws
 from ..times import LogNormal, TimeMeasure
 from .base import Objective
-from .sources import Source, clean_state, noisy_sample, settled
+from .sources import Source, check_shares, clean_state, noisy_sample, settled
 
 
 class FlowMatching(Objective):
@@ -44,14 +44,16 @@ class FlowMatching(Objective):
         super().__init__()
         self.times, self.metric, self.source = times, metric or L2(), settled(source, self.learned)
 
+    def self_check(self, flow_map: SolutionMap, batch: Batch) -> list[str]:
+        check_shares(flow_map, batch, self.metric, self.source)
+        return super().self_check(flow_map, batch)
+
     def loss(self, flow_map: SolutionMap, batch: Batch, draws: Draws, progress: float) -> Loss:
         s = self.times.times(draws.uniform("times"), flow_map.path)
         noisy = noisy_sample(flow_map, batch, draws, s)
         if self.metric.simplex:
-            prediction, target = (
-                flow_map.endpoint(noisy.x_s, s, s, batch.cond),
-                clean_state(self.source, flow_map, noisy),
-            )
+            prediction = flow_map.shares(noisy.x_s, s, s, batch.cond)
+            target = flow_map.shares_of(clean_state(self.source, flow_map, noisy))
         else:
             prediction, target = flow_map.velocity(noisy.x_s, s, batch.cond), self.source.velocity(flow_map, noisy)
         distance = self.metric(prediction, target, batch.cond.mask)

@@ -7,8 +7,8 @@ is left.
 """
 
 __all__ = [
-    "Conditional", "ModelDiagonal", "NoisySample", "Source", "Teacher", "anchored", "check_shares", "clean_state",
-    "noisy_sample", "settled",
+    "Conditional", "ModelDiagonal", "NoisySample", "Source", "Teacher", "anchored", "check_probabilities", "check_shares",
+    "clean_state", "noisy_sample", "settled",
 ]  # fmt: skip
 
 import dataclasses
@@ -22,11 +22,14 @@ from typing import ClassVar
 from ..batch import Batch, Conditions
 from ..errors import UsageError
 from ..losses import Metric
-from ..maps import FlowMap, SolutionMap, TransportedMap
+from ..maps import Endpoint, FlowMap, SolutionMap, TransportedMap
 from ..random import Draws
 from ..solvers import Solver
 from ..solvers.euler import Euler
 from ..solvers.heun import Heun
+from ..tensors import masked_mean
+
+WHOLE = 1e-3  # how far shares may be from adding up
 
 
 @dataclass(frozen=True)
@@ -140,12 +143,30 @@ def clean_state(source: Source, flow_map: SolutionMap, noisy: NoisySample) -> Te
     return flow_map.path.denoised(noisy.x_s, source.velocity(flow_map, noisy), noisy.s)
 
 
-def check_shares(flow_map: SolutionMap, metric: Metric, source: Source) -> None:
+def check_shares(flow_map: SolutionMap, batch: Batch, metric: Metric, source: Source) -> None:
     """Raises a UsageError where shares of vertices are compared, and the source's clean states are none of them."""
-    mixes = metric.simplex and isinstance(flow_map, FlowMap) and flow_map.vertices is not None
-    if mixes and not isinstance(source, Conditional):
+    if not (metric.simplex and isinstance(flow_map, FlowMap) and flow_map.vertices is not None):
+        check_probabilities(flow_map, batch, metric)
+    elif not isinstance(source, Conditional):
         raise UsageError(
             "The cross-entropy of embedded tokens knows clean ones only: objective.source.name=conditional."
+        )
+
+
+def check_probabilities(flow_map: SolutionMap, batch: Batch, metric: Metric) -> None:
+    """Raises a UsageError where clean states are compared as probabilities, and are none."""
+    if not (metric.simplex and isinstance(flow_map, FlowMap)):
+        return
+    if flow_map.vertices is not None:
+        raise UsageError(
+            "A cross-entropy compares shares of tokens, and this objective compares what embedded ones are mixed to: "
+            "objective.metric.name=l2, or objective=denoising_tokens or endpoint_semigroup_tokens."
+        )
+    off = torch.maximum((batch.x.sum(dim=-1) - 1).abs(), -batch.x.amin(dim=-1))
+    if not isinstance(flow_map.scaling, Endpoint) or bool((masked_mean(off, batch.cond.mask) > WHOLE).any()):
+        raise UsageError(
+            "A cross-entropy compares probabilities: clean samples have to be some, such as one-hot tokens, and the network "
+            "has to name them (objective.scaling=endpoint). For all else: objective.metric.name=l2."
         )
 
 

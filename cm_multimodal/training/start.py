@@ -5,10 +5,13 @@ Nothing starts from zero in silence: where checkpoints are, one of them is used,
 
 __all__ = ["changes", "set_threads_of", "take_over"]
 
+import torch
+
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..bundle import read_card
 from ..errors import DataError, UsageError
 from ..machine import describe_machine, free_cores, set_threads
 from .checkpoints import PLACES, Checkpoint, check, latest, load_state, place, set_aside
@@ -21,6 +24,7 @@ from .world import World
 
 Report = Callable[[str], None]
 AUTO = "auto"
+APART = 1e-3  # how far the same points may lie from each other on two kinds of machine
 
 
 def changes(record: RunRecord, config: Mapping[str, Any]) -> list[str]:
@@ -75,6 +79,8 @@ def take_over(
         begun = _run_of(start.folder) if new else record
         _compare_data(begun, data)
         _compare_teacher(begun, parts.teacher)
+        if why := parts.modality.unlike(read_card(start.folder).spec):
+            raise _other_meaning(start, why)
         _load(module, start)
         report(f"going on from {start.folder.name} ({start.samples:,} samples)")
     if new:
@@ -148,11 +154,21 @@ def _compare_teacher(record: RunRecord, teacher: str | None) -> None:
         )
 
 
+def _other_meaning(start: Checkpoint, why: str) -> DataError:
+    return DataError(
+        f"The training data do not mean what they did in '{start.folder}': {why}. Files that this is fitted to were "
+        "changed; restore them, or give the run another name=."
+    )
+
+
 def _load(module: TrainingModule, start: Checkpoint) -> None:
-    state = load_state(start)
+    state, points = load_state(start), module.flow_map.vertices
+    fitted = None if points is None else points.clone()
     try:
         module.load_training_state(state)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise DataError(
             f"The training state of '{start.folder}' does not fit this network: {str(error).splitlines()[0]}"
         ) from error
+    if fitted is not None and points is not None and not torch.allclose(points, fitted, atol=APART):
+        raise _other_meaning(start, "the points that clean states are mixed of are others")

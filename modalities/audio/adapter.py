@@ -123,6 +123,9 @@ class AudioModality(Modality):
     def features(self, raw: Tensor, config: Mapping[str, Any]) -> Tensor:
         return metrics.features(raw, self.rate, config)
 
+    def extractor(self, config: Mapping[str, Any]) -> str:
+        return metrics.extractor(config)
+
     def duration(self) -> float | None:
         return self.representation.length / self.rate
 
@@ -159,7 +162,7 @@ class AudioModality(Modality):
     def vectors(self, raw: Tensor) -> Any:
         return metrics.vectors(raw, self.rate)
 
-    def measure(self, name: str, samples: Dataset, real: Splits) -> float:
+    def measure(self, name: str, samples: Dataset, real: Splits, config: Mapping[str, Any]) -> float:
         if name == "cents":
             return math.nan if samples.label is None else metrics.cents(samples.raw, samples.label, self.rate)
         return (

@@ -16,6 +16,7 @@ __all__ = [
     "long_clips",
     "loudest_frame",
     "one_channel",
+    "resampled",
     "stored",
     "to_int16",
     "to_wave",
@@ -98,7 +99,7 @@ def long_clips(
     """
     rest = torch.zeros(0)
     for part in parts:
-        wave = torch.cat([rest, _resampled(part, rate, wanted_rate)])
+        wave = torch.cat([rest, resampled(part, rate, wanted_rate)])
         end = len(wave) // length * length
         clips, rest = wave[:end].reshape(-1, length), wave[end:]
         for clip in clips[clips.square().mean(dim=1).sqrt() > LEAST_LEVEL * loudest]:
@@ -138,11 +139,11 @@ def stored(wave: Tensor) -> Tensor:
 
 def _sound(wave: Tensor, rate: int, wanted_rate: int) -> Tensor:
     """Returns a recording in one channel, of the wanted rate, without the silence at its ends."""
-    return _trimmed(_resampled(one_channel(wave), rate, wanted_rate), _frame(wanted_rate))
+    return _trimmed(resampled(one_channel(wave), rate, wanted_rate), _frame(wanted_rate))
 
 
-def _resampled(wave: Tensor, rate: int, wanted_rate: int) -> Tensor:
-    """Brings a waveform to a rate, or to one so near that nobody hears it: the filter of an odd ratio would be huge."""
+def resampled(wave: Tensor, rate: int, wanted_rate: int) -> Tensor:
+    """Returns waveforms, with shape (..., T), at a rate, or one that sounds as it: an odd ratio's filter is huge."""
     if rate == wanted_rate:
         return wave
     if not LEAST_RATE <= rate <= MOST_RATE:

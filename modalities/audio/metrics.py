@@ -4,10 +4,10 @@ Both see log-mel spectrograms of their own, whatever the model's representation,
 their energy lies before the middle, down to 43 dB below their loudest place: where a clip lies in its silence, and what
 hums in it, means nothing. Features say how the energy of each band
 is spread over a clip: the mean, the deviation and the mean change from frame to frame. They are no learned ones, so that a
-distance on them is nobody's "FAD".
+distance on them is nobody's "FAD"; that is one on the embeddings of VGGish, which hears the clips as they are (`vggish.py`).
 """
 
-__all__ = ["active", "centred", "cents", "features", "level", "log_mel", "vectors"]
+__all__ = ["active", "centred", "cents", "extractor", "features", "level", "log_mel", "vectors"]
 
 import librosa
 import numpy as np
@@ -18,11 +18,12 @@ from collections.abc import Mapping
 from torch import Tensor
 from typing import Any
 
+from . import vggish
 from .clips import FRAME, QUIET, to_wave
 from .representations import LogMel
 from .strings import fundamental
 
-EXTRACTORS = ("bands",)
+EXTRACTORS = ("bands", "vggish")
 MELS, FRAMES, CHUNK = 32, 32, 256
 LOW, HIGH, PITCH_FRAME = 90.0, 550.0, 1024  # an octave more than the notes have, in hertz; samples
 NO_PITCH = 10_000.0  # cents
@@ -46,18 +47,31 @@ def log_mel(raw: Tensor, rate: int) -> Tensor:
 
 
 def features(raw: Tensor, rate: int, config: Mapping[str, Any]) -> Tensor:
-    """Returns features, with shape (N, 96), in float64.
+    """Returns features, with shape (N, 96), or embeddings, with shape (N * patches, 128), in float64.
 
     Arguments:
         raw: Clips with shape (N, T), in int16.
         rate: The samples a second.
-        config: `features`: 'bands', the only ones yet.
+        config: `features`: 'bands' or 'vggish'; of the latter `feature_weights`, the file of its weights, and `root`.
     """
-    name = config.get("features") or "bands"
-    if name not in EXTRACTORS:
-        raise UsageError(f"There are no features '{name}'; {nearest(str(name), EXTRACTORS)}")
+    name = _name(config)
+    if name == "vggish":
+        return vggish.embeddings(raw, rate, vggish.weights_of(config))
     mel = _heard(raw, rate).double()
     return torch.cat([mel.mean(dim=2), mel.std(dim=2), mel.diff(dim=2).abs().mean(dim=2)], dim=1)
+
+
+def extractor(config: Mapping[str, Any]) -> str:
+    """Returns the name of the features, with a checksum of the file that they come from."""
+    name = _name(config)
+    return f"{name}, weights {vggish.weights_of(config).digest}" if name == "vggish" else name
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    name = str(config.get("features") or "bands")
+    if name not in EXTRACTORS:
+        raise UsageError(f"There are no features '{name}'; {nearest(name, EXTRACTORS)}")
+    return name
 
 
 def vectors(raw: Tensor, rate: int) -> np.ndarray:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing import Any
 
-from . import data, edit, embeddings, metrics, preview
+from . import data, edit, embeddings, judges, metrics, preview
 from .language import Language
 from .net import build_net
 from .ngrams import NGrams
@@ -54,7 +54,8 @@ class TextModality(Modality):
             raise DataError(f"This is no vocabulary of texts: {error}") from error
         self._read: tuple[Splits, metrics.Real] | None = None
         ruled, self.ends = bool(spec.settings.get("grammar")), bool(spec.settings.get("ends"))
-        self.measures = tuple(name for name in metrics.MEASURES if ruled or name not in OF_GRAMMAR)
+        own = (name for name in metrics.MEASURES if ruled or name not in OF_GRAMMAR)
+        self.measures = (*own, *judges.MEASURES)
 
     @classmethod
     def dataset(cls, config: Mapping[str, Any]) -> Splits:
@@ -130,10 +131,25 @@ class TextModality(Modality):
         models["autoregressive"] = Language(texts, ends=self.ends, parameters=parameters)
         return {name: partial(_drawn, model, count, longest, width) for name, model in models.items()}
 
-    def measure(self, name: str, samples: Dataset, real: Splits) -> float:
+    def judges(self, config: Mapping[str, Any]) -> Mapping[str, str]:
+        asked = [name for name in judges.MEASURES if name in (config.get("also") or ())]
+        if not asked:
+            return {}
+        if not isinstance(config.get("language_model"), str):
+            raise UsageError(
+                f"also=[{','.join(asked)}] needs a language model: language_model=FOLDER, with config.json, *.safetensors "
+                "and tokenizer.json, as published models have them."
+            )
+        judge = judges.judge_of(config["language_model"])
+        return {judge.name: judge.digest}
+
+    def measure(self, name: str, samples: Dataset, real: Splits, config: Mapping[str, Any]) -> float:
         if name not in self.measures:
             return math.nan
-        return metrics.MEASURES[name](tuple(to_texts(samples.raw)), self._real(real))
+        texts, others = tuple(to_texts(samples.raw)), self._real(real)
+        if name in judges.MEASURES:
+            return judges.MEASURES[name](judges.judge_of(config["language_model"]), texts, others.test)
+        return metrics.MEASURES[name](texts, others)
 
     def _real(self, real: Splits) -> metrics.Real:
         """Returns the texts of both splits, read once for all measures and rows."""

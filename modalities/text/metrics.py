@@ -16,6 +16,8 @@ perplexity_own     of a character under a network trained on the training texts 
 grammatical        share of texts that are sentences of the grammar (`grammar.py`)                     higher
 rules              total variation of the rules in grammatical texts to those of the test split        lower
 
+`judges.py` has two more, by a language model from outside.
+
 A perplexity never stands alone: a text that repeats itself has a lower one than any that a person wrote. `entropy` stands
 beside it. The divergence \(\tfrac12 \mathrm{KL}(p \| m) + \tfrac12 \mathrm{KL}(q \| m)\), \(m = (p + q)/2\), is 0 for equal
 distributions and 1 for disjoint ones; of samples it has a floor above 0, so both sides have the same number of characters

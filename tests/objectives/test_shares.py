@@ -5,11 +5,16 @@ import torch
 
 from cm_multimodal.batch import Batch, Conditions
 from cm_multimodal.build import build_objective
-from cm_multimodal.losses import CrossEntropy
-from cm_multimodal.maps import Endpoint, FlowMap
+from cm_multimodal.errors import UsageError
+from cm_multimodal.losses import L2, CrossEntropy
+from cm_multimodal.maps import Endpoint, FlowMap, Rotation
 from cm_multimodal.objectives import Objective
+from cm_multimodal.objectives.consistency_trajectory import ConsistencyTrajectory
 from cm_multimodal.objectives.denoising import Denoising
+from cm_multimodal.objectives.easy_consistency import EasyConsistency
 from cm_multimodal.objectives.endpoint_semigroup import EndpointSemigroup
+from cm_multimodal.objectives.flow_matching import FlowMatching
+from cm_multimodal.objectives.sources import Teacher
 from cm_multimodal.objectives.targets import Averaged
 from cm_multimodal.paths import Linear
 from cm_multimodal.random import Draws
@@ -63,8 +68,12 @@ def test_shares_and_states_belong_together(flow_map: FlowMap) -> None:
 
 @pytest.mark.parametrize(
     "objective",
-    [Denoising(Uniform(), CrossEntropy()), EndpointSemigroup(EVEN, CrossEntropy())],
-    ids=["alone", "semigroup"],
+    [
+        Denoising(Uniform(), CrossEntropy()),
+        FlowMatching(Uniform(), CrossEntropy()),
+        EndpointSemigroup(EVEN, CrossEntropy()),
+    ],
+    ids=["denoising", "flow matching", "semigroup"],
 )
 def test_the_posterior_has_the_least_cross_entropy_on_the_diagonal(flow_map: FlowMap, objective: Objective) -> None:
     """Networks that favour some of the points have a larger loss, the more the larger their error."""
@@ -131,3 +140,41 @@ def test_the_diagonal_may_come_first() -> None:
     assert not torch.equal(early, always)
     with pytest.raises(ValueError, match="diagonal_first is a share"):
         EndpointSemigroup(diagonal_first=1.0)
+
+
+class Named(nn.Module):
+    """Names that all tokens are equally likely, at whatever times."""
+
+    def forward(self, x: Tensor, n_s: Tensor, n_t: Tensor, cond: Conditions) -> Tensor:
+        return torch.full_like(x, 1 / x.shape[-1]) + 0.0 * (n_t + n_s)[:, None, None]
+
+
+MIXES = {"easy_consistency": EasyConsistency, "consistency_trajectory": ConsistencyTrajectory}
+SHARES = {"denoising": Denoising, "flow_matching": FlowMatching, "endpoint_semigroup": EndpointSemigroup}
+
+
+@pytest.mark.parametrize("name", [*MIXES, *SHARES])
+def test_a_cross_entropy_is_one_of_probabilities(flow_map: FlowMap, name: str) -> None:
+    """Of one-hot tokens, mask or not; of embedded ones where shares are compared; all else is a sentence."""
+    objective = {**MIXES, **SHARES}[name](metric=CrossEntropy())
+    objective.two_times = False  # whether the network takes account of the target time is another question
+    numbers = torch.arange(BATCH * LENGTH).reshape(BATCH, LENGTH) % POINTS
+    mask = torch.ones(BATCH, LENGTH).index_fill(1, torch.tensor([LENGTH - 1]), 0.0)
+    tokens = Batch(functional.one_hot(numbers, POINTS).double())
+    padded = Batch(tokens.x * mask[..., None], Conditions(mask=mask))
+    named = FlowMap(Named(), Linear(), Endpoint(), 0.4)
+    assert objective.self_check(named, tokens) == objective.self_check(named, padded) == []
+    other = FlowMap(Named(), Linear(), Rotation(), 0.4)
+    for wrong, batch in ((named, Batch(tokens.x - 0.5)), (named, Batch(padded.x)), (other, tokens)):
+        with pytest.raises(UsageError, match="compares probabilities"):
+            objective.self_check(wrong, batch)
+    if name in MIXES:
+        with pytest.raises(UsageError, match="compares what embedded ones are mixed to"):
+            objective.self_check(flow_map, _batch(flow_map))
+    else:
+        assert objective.self_check(flow_map, _batch(flow_map)) == []
+        objective.source = Teacher(flow_map)
+        with pytest.raises(UsageError, match=r"objective\.source\.name=conditional"):
+            objective.self_check(flow_map, _batch(flow_map))
+    objective.metric = L2()
+    assert objective.self_check(flow_map, Batch(tokens.x - 0.5)) == []

@@ -172,3 +172,35 @@ def test_a_sheet_holds_the_same_sample_in_every_row(tmp_path: Path) -> None:
     modality = _made(LEARNED["grammar"])[0]
     rows = {"1 call": to_raw(["a\nb", "c"], 8), "real": to_raw(["d"], 8)}
     assert "1 call  a \N{RETURN SYMBOL} b" in modality.preview(rows, tmp_path / "sheet").read_text()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ("and é", "and ü", "their vocabulary is another one"),
+        ("a lion", "i-lo-n", "clean states are mixed of are others"),
+    ],
+)
+def test_what_tokens_mean_stays_the_same(
+    cmm: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    before: str,
+    after: str,
+    says: str,
+) -> None:
+    """Where texts that no window reaches were changed, and with them the tokens or their embeddings, no run goes on."""
+    monkeypatch.setattr(TextModality, "previewed", (1,))
+    lines = "a sea lion - an old one - sees you\n" * 28
+    words = (
+        "experiment=text/texts",
+        "data.folder=one.txt",
+        "data.test_fraction=0",
+        "data.layout=pack",
+        "data.length=32",
+    )
+    words = (*words, "data.embedding=8", "path=linear", "net.channels=32", "net.blocks=1", "train.batch=16", "name=it")
+    for text, samples, code in ((before, 32, 0), (after, 48, 3), (before, 48, 0)):
+        Path("one.txt").write_text(lines[: 32 * 30] + text)
+        assert cmm("train", *words, f"train.samples={samples}") == code, capsys.readouterr().err
+        assert (says in capsys.readouterr().err) == (code == 3)

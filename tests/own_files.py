@@ -1,4 +1,4 @@
-"""A reader's own folders: pictures, sounds and texts, a sub-folder a class, one file of each damaged."""
+"""A reader's own folders: pictures, sounds, texts and videos, a sub-folder a class, one file of each damaged."""
 
 import numpy as np
 import soundfile
@@ -37,3 +37,20 @@ def write_texts(folder: Path, count: int = 40) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("".join(f"{word} {number}\n" for number in range(index, index + 8)), encoding="utf-8")
     file.write_bytes(b"\xff\xfe\xfa" * 20)
+
+
+def write_videos(folder: Path, count: int = 12) -> None:
+    """Squares that move down or across, as GIF files of 20 frames."""
+    for index in range(count):
+        kind, across = (("down", 0), ("across", 1))[index % 2]
+        frames = []
+        for time in range(20):
+            pixels = np.zeros((40, 48), np.uint8)
+            place = [10 + index, 10 + index]
+            place[across] = 4 + time
+            pixels[place[0] : place[0] + 8, place[1] : place[1] + 8] = 200 + index
+            frames.append(Image.fromarray(pixels))
+        file = folder / kind / f"{index}.gif"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        frames[0].save(file, save_all=True, append_images=frames[1:], duration=100)
+    file.write_bytes(file.read_bytes()[:100])

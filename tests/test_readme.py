@@ -35,7 +35,7 @@ from cm_multimodal.training.snapshots import write_snapshots
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from modalities.image.net import SIZES, build_net
-from own_files import write_pictures, write_sounds, write_texts
+from own_files import write_pictures, write_sounds, write_texts, write_videos
 from pathlib import Path
 from torch import Tensor
 from typing import Any
@@ -161,7 +161,7 @@ def test_every_option_in_the_prose_exists() -> None:
     named = {word for code in re.findall(r"`([^`]+)`", PROSE) for word in re.findall(r"^'?([a-z_][\w.]*)=", code)}
     assert len(named) > 10
     assert {word for word in named - keys if not word.startswith(OPEN)} == {"key"}
-    assert set(re.findall(r"`((?:image|audio|text)/\w+)`", PROSE)) == set(experiments())
+    assert set(re.findall(r"`((?:image|audio|text|video)/\w+)`", PROSE)) == set(experiments())
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -275,6 +275,7 @@ def test_the_readme_runs_on_models_that_have_learned_nothing(
     write_pictures(Path("my/pictures"))
     write_sounds(Path("my/sounds"))
     write_texts(Path("my/texts"))
+    write_videos(Path("my/videos"))
     for block in BLOCKS:
         for words in program(block):
             run_small(words, extended)
@@ -385,6 +386,7 @@ def test_the_readme_runs(tmp_path: Path) -> None:
     write_pictures(root / "my" / "pictures")
     write_sounds(root / "my" / "sounds")
     write_texts(root / "my" / "texts")
+    write_videos(root / "my" / "videos")
     env = {**os.environ, "PYTHONPATH": str(root), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     for block in BLOCKS:
         if block.file:

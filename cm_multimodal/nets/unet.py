@@ -18,6 +18,7 @@ __all__ = ["UNet", "UNetShape"]
 
 import torch
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,7 +29,7 @@ from .embeddings import ConditionEmbedding
 from .norm import GroupNorm
 
 ConvNd = nn.Conv1d | nn.Conv2d | nn.Conv3d
-CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
+CONVOLUTIONS: dict[int, Callable[..., ConvNd]] = {
     1: nn.Conv1d,
     2: nn.Conv2d,
     3: nn.Conv3d,

@@ -1,6 +1,6 @@
 r"""Pictures to look at: a labelled grid, and one PNG for each sample."""
 
-__all__ = ["grid", "write_files"]
+__all__ = ["COLUMNS", "block", "enlarged", "factor", "grid", "save", "sheet", "write_files"]
 
 import numpy as np
 
@@ -17,13 +17,18 @@ FONT_SIZE = 16
 PAPER, INK = "#ffffff", "#30343b"
 
 
-def _images(raw: Tensor, scale: int) -> list[Image.Image]:
+def enlarged(raw: Tensor, scale: int) -> list[Image.Image]:
     """Returns raw pictures, with shape (N, C, H, W), enlarged by a whole factor."""
     pixels = raw.detach().cpu().repeat_interleave(scale, -1).repeat_interleave(scale, -2)
     return [Image.fromarray(one[0] if len(one) == 1 else np.moveaxis(one, 0, -1)) for one in pixels.numpy()]
 
 
-def _save(image: Image.Image, file: Path) -> Path:
+def factor(raw: Tensor) -> int:
+    """Returns the whole factor by which pictures, with shape (*, H, W), become about 64 pixels large."""
+    return max(1, round(TARGET / max(raw.shape[-2:])))
+
+
+def save(image: Image.Image, file: Path) -> Path:
     """Writes a PNG beside its place and renames it, so that nobody ever sees half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with replaced(file, durable=False) as part:
@@ -31,15 +36,31 @@ def _save(image: Image.Image, file: Path) -> Path:
     return file
 
 
-def _block(raw: Tensor, scale: int) -> Image.Image:
+def block(raw: Tensor, scale: int) -> Image.Image:
     """Lays raw pictures, with shape (N, C, H, W), side by side, in lines of `COLUMNS`."""
-    images = _images(raw, scale)
+    images = enlarged(raw, scale)
     width, height = (side + GAP for side in images[0].size)
     lines = -(-len(images) // COLUMNS)
-    block = Image.new("RGB", (min(len(images), COLUMNS) * width - GAP, lines * height - GAP), PAPER)
+    page = Image.new("RGB", (min(len(images), COLUMNS) * width - GAP, lines * height - GAP), PAPER)
     for index, image in enumerate(images):
-        block.paste(image, (index % COLUMNS * width, index // COLUMNS * height))
-    return block
+        page.paste(image, (index % COLUMNS * width, index // COLUMNS * height))
+    return page
+
+
+def sheet(blocks: Mapping[str, Image.Image]) -> Image.Image:
+    """Lays blocks below each other, with their names at the left."""
+    font = ImageFont.load_default(size=FONT_SIZE)
+    indent = max((round(font.getlength(name)) + SPACE for name in blocks if name), default=0)
+    width = indent + max((part.width for part in blocks.values()), default=0)
+    height = sum(part.height + SPACE for part in blocks.values()) - SPACE
+    page = Image.new("RGB", (width + 2 * MARGIN, height + 2 * MARGIN), PAPER)
+    top = MARGIN
+    for name, part in blocks.items():
+        middle = MARGIN + indent - SPACE, top + part.height // 2
+        ImageDraw.Draw(page).text(middle, name, fill=INK, font=font, anchor="rm")
+        page.paste(part, (MARGIN + indent, top))
+        top += part.height + SPACE
+    return page
 
 
 def grid(rows: Mapping[str, Tensor], file: Path, scale: int | None = None) -> Path:
@@ -50,21 +71,8 @@ def grid(rows: Mapping[str, Tensor], file: Path, scale: int | None = None) -> Pa
         file: Where to write it, as a PNG.
         scale: The whole factor by which pictures are enlarged; by default such that they are about 64 pixels large.
     """
-    side = max(next(iter(rows.values())).shape[-2:])
-    scale = scale or max(1, round(TARGET / side))
-    font = ImageFont.load_default(size=FONT_SIZE)
-    blocks = {name: _block(raw, scale) for name, raw in rows.items() if len(raw)}
-    indent = max((round(font.getlength(name)) + SPACE for name in blocks if name), default=0)
-    width = indent + max((block.width for block in blocks.values()), default=0)
-    height = sum(block.height + SPACE for block in blocks.values()) - SPACE
-    sheet = Image.new("RGB", (width + 2 * MARGIN, height + 2 * MARGIN), PAPER)
-    top = MARGIN
-    for name, block in blocks.items():
-        middle = MARGIN + indent - SPACE, top + block.height // 2
-        ImageDraw.Draw(sheet).text(middle, name, fill=INK, font=font, anchor="rm")
-        sheet.paste(block, (MARGIN + indent, top))
-        top += block.height + SPACE
-    return _save(sheet, file)
+    scale = scale or factor(next(iter(rows.values())))
+    return save(sheet({name: block(raw, scale) for name, raw in rows.items() if len(raw)}), file)
 
 
 def write_files(raw: Tensor, names: list[str], folder: Path) -> list[Path]:
@@ -75,5 +83,5 @@ def write_files(raw: Tensor, names: list[str], folder: Path) -> list[Path]:
         names: Their names without the suffix; a slash in it makes a sub-folder.
         folder: Where to write them.
     """
-    images = _images(raw, scale=1)
-    return [_save(image, folder / f"{name}.png") for image, name in zip(images, names, strict=True)]
+    images = enlarged(raw, scale=1)
+    return [save(image, folder / f"{name}.png") for image, name in zip(images, names, strict=True)]

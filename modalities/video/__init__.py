@@ -1,0 +1,5 @@
+r"""Video."""
+
+__all__ = ["ADAPTER"]
+
+from .adapter import VideoModality as ADAPTER

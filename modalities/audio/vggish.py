@@ -28,7 +28,6 @@ __all__ = ["SHAPES", "Weights", "embed", "embeddings", "patches", "weights_of"]
 import functools
 import hashlib
 import math
-import pickle
 import safetensors.torch
 import torch
 
@@ -136,7 +135,7 @@ def _read(file: Path) -> Weights:
     except Interrupted:
         raise
     except Exception as error:  # what a foreign file makes of a reader is open; torch's own advice would be to run it
-        reason = "it is no state dict" if isinstance(error, pickle.UnpicklingError) else reason_of(error)
+        reason = reason_of(error) if isinstance(error, OSError | ValueError) else "it is no state dict"
         raise DataError(f"The weights '{file}' cannot be read, and nothing in them was run: {reason}.") from error
     for name, shape in SHAPES.items():
         value = state.get(name)

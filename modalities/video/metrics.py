@@ -13,6 +13,7 @@ flicker        mean difference of a frame and the next one, moved to where it fi
 still          share of clips that are slower than a quarter of the median of the test clips             as real clips
 digit          share of frames whose class is named right                                                higher
 identity       share of frames that are named as the most frequent class in their clip                   higher
+nearest        peak signal-to-noise ratio to the training clip that is nearest, in decibels, mean       low; by heart: high
 motion         Fréchet distance to the test clips on the network's features (`motion.py`)                lower
 motion_kernel  kernel distance to them on the same features                                              lower
 
@@ -66,6 +67,7 @@ REACH = 3  # pixels
 STILL = 0.25
 LIGHT = 0.999  # the share of it that a window holds
 FITTED_TO = 10_000  # frames
+LEAST_ERROR = 1e-10  # 100 decibels
 SIGMA, SIGMA_SIDE = 1.5, 32  # of the window of structural similarity, in pixels: smaller in smaller frames
 
 
@@ -275,6 +277,13 @@ def _identity(samples: Dataset, real: Splits) -> float:
     return float((named == named.mode(dim=1, keepdim=True).values).double().mean())
 
 
+def _nearest(samples: Dataset, real: Splits) -> float:
+    train = real.train.raw.flatten(1).float() / 255
+    apart = _over(lambda part: torch.cdist(part.flatten(1).float() / 255, train).amin(dim=1), samples.raw)
+    error = (apart.double().square() / train.shape[1]).clamp_min(LEAST_ERROR)
+    return float(-10 * error.log10().mean())
+
+
 @lru_cache(maxsize=2)
 def _motion_judge(train: Dataset) -> MotionJudge:
     return MotionJudge(train)
@@ -304,10 +313,11 @@ MEASURES: dict[str, Callable[[Dataset, Splits], float]] = {
     "still": _still,
     "digit": _digit,
     "identity": _identity,
+    "nearest": _nearest,
     "motion": _learned(frechet_distance),
     "motion_kernel": _learned(kernel_distance),
 }
-BY_TRAIN = frozenset({"digit", "identity"})
+BY_TRAIN = frozenset({"digit", "identity", "nearest"})
 
 
 def measure(name: str, samples: Dataset, real: Splits) -> float:

@@ -175,6 +175,16 @@ def test_distances_see_motion(name: str, how: str) -> None:
     assert measure(name, changed(how), real()) > 10 * abs(near) + 0.001
 
 
+def test_what_was_learned_by_heart_is_near() -> None:
+    """The ratio is that of the nearest training clip's mean squared error; a copy has a hundred decibels."""
+    some = Dataset(clips(0).raw[5:7])
+    assert measure("nearest", some, real()) == pytest.approx(100)
+    grey = Dataset(torch.where(some.raw < 128, some.raw + 51, some.raw - 51))
+    train = Dataset(torch.cat([some.raw, 255 - some.raw]))
+    assert measure("nearest", grey, Splits(train, train)) == pytest.approx(20 * math.log10(5), abs=1e-3)
+    assert measure("nearest", changed("real"), real()) < 25
+
+
 def test_what_does_not_apply_is_no_number() -> None:
     """Classes without classes, motion of one frame; all is a number of clips that are black all over."""
     single = Dataset(clips(2).raw[:9, :1], clips(2).label[:9], classes=clips(2).classes)
@@ -191,7 +201,7 @@ def test_what_does_not_apply_is_no_number() -> None:
 
 def test_only_what_is_fitted_to_training_clips_is_by_train() -> None:
     """The names are measures; real training clips would look better to these than they are."""
-    assert {"digit", "identity"} == BY_TRAIN
+    assert {"digit", "identity", "nearest"} == BY_TRAIN
     assert MEASURES.keys() > BY_TRAIN
 
 

@@ -37,7 +37,8 @@ class Path(ABC):
     """A Gaussian path. Times are float64 tensors on the path's own clock; 0 is clean data.
 
     Attributes:
-        even: Whether equal spans of its own clock are equal work, so that steps lie evenly there unless asked otherwise.
+        even: Whether equal spans of its own clock are equal work, so that solvers' steps lie evenly there, and
+            jumps get shorter towards its begin, unless asked otherwise.
     """
 
     even = False

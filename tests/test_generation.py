@@ -146,14 +146,17 @@ def test_every_solver_draws_clean_samples_on_the_grid_that_suits_it(solver: str)
     assert not torch.equal(seeded.raw, samples.raw)
 
 
-def test_steps_lie_evenly_on_a_clock_that_suits_the_path_of_the_map() -> None:
-    """That of the straight path, unless the map's own is made for it; whatever path is walked on."""
+def test_steps_lie_on_a_clock_that_suits_the_path_of_the_map() -> None:
+    """That of the straight path, unless the map's own is made for it; whatever path is walked on; jumps get shorter."""
     for path in (None, "edm", "decoding"):
         assert make_plan(WHOLE, steps=4, path=path).grid == "straight"
     decoding = bundle("diagonal", "edge", "triangle", path="decoding")
-    even = grid_ratios("uniform", 4, decoding.flow_map.path)[:-1].tolist()
+    jumps, even = (
+        tuple(grid_ratios(name, 4, decoding.flow_map.path)[:-1].tolist()) for name in ("quadratic", "uniform")
+    )
     for path in (None, "linear"):
-        assert make_plan(decoding, steps=4, path=path).grid == tuple(even)
+        assert make_plan(decoding, steps=4, path=path).grid == jumps
+        assert make_plan(decoding, steps=4, path=path, solver="euler").grid == even
     assert make_plan(decoding, steps=4, grid="karras").grid == "karras"
 
 

@@ -8,6 +8,7 @@ import statistics
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pathlib import Path
 from rich.table import Table
@@ -44,9 +45,14 @@ def tables(rows: Sequence[Row], protocol: Protocol) -> list[Table]:
     """Returns the tables that a terminal shows: the usual scores, and what `evaluation.also` asks for."""
     title = f"{protocol.objective}, {protocol.samples_seen:,} samples seen"
     usual = _table(rows, SCORES, Table(title=title, caption=_caption(protocol)))
-    also = list(dict.fromkeys(name for row in rows for name in row.also))
+    also = _also(rows)
     parts = [also[start : start + COLUMNS] for start in range(0, len(also), COLUMNS)]
     return [usual, *(_table(rows, {name: name for name in part}, Table()) for part in parts)]
+
+
+def _also(rows: Sequence[Row]) -> list[str]:
+    """Returns the names of all scores that were asked for besides the usual ones, in their order."""
+    return list(dict.fromkeys(name for row in rows for name in row.also))
 
 
 def _caption(protocol: Protocol) -> str:
@@ -90,26 +96,33 @@ def write_report(protocol: Protocol, rows: Sequence[Row], folder: Path) -> None:
 
 
 def _plot(rows: Sequence[Row]) -> Figure:
-    names = [name for name in ("accuracy", "frechet") if getattr(rows[0], name) is not None]
-    figure = Figure(figsize=(4.4 * len(names), 3.4), layout="constrained")
+    found = summaries(rows)
+    names = [name for name in ("accuracy", "frechet", *_also(rows)) if any(name in summary.means for summary in found)]
+    down = -(-len(names) // COLUMNS)
+    across = -(-len(names) // down)
+    figure = Figure(figsize=(4.4 * across, 3.4 * down), layout="constrained")
     for index, name in enumerate(names):
-        axes = figure.add_subplot(1, len(names), index + 1, xscale="log", xlabel="network calls", ylabel=SCORES[name])
-        for method in dict.fromkeys(row.method for row in rows):
-            chosen = [s for s in summaries(rows) if s.method == method and name in s.means]
-            if not chosen:
-                continue
-            if not chosen[0].steps:
-                style = "-" if method == "real" else ":"
-                axes.axhline(chosen[0].means[name], color="grey", linestyle=style, label=method)
-                continue
-            values, spreads = ([getattr(s, part)[name] for s in chosen] for part in ("means", "spreads"))
-            axes.errorbar([s.calls for s in chosen], values, spreads, marker="o", capsize=3, label=method)
+        title = SCORES.get(name, name)
+        axes = figure.add_subplot(down, across, index + 1, xscale="log", xlabel="network calls", ylabel=title)
+        _draw(axes, [summary for summary in found if name in summary.means], name)
         calls = sorted({row.calls for row in rows if row.steps})
         axes.set_xticks(calls, [str(count) for count in calls])
         axes.minorticks_off()
         axes.legend()
         axes.grid(alpha=0.3)
     return figure
+
+
+def _draw(axes: Axes, found: Sequence[Summary], name: str) -> None:
+    """Draws a score by network calls, a line a method; what takes none is a level."""
+    for method in dict.fromkeys(summary.method for summary in found):
+        chosen = [summary for summary in found if summary.method == method]
+        if not chosen[0].steps:
+            style = "-" if method == "real" else ":"
+            axes.axhline(chosen[0].means[name], color="grey", linestyle=style, label=method)
+            continue
+        values, spreads = ([getattr(each, part)[name] for each in chosen] for part in ("means", "spreads"))
+        axes.errorbar([each.calls for each in chosen], values, spreads, marker="o", capsize=3, label=method)
 
 
 def _moments(rows: Sequence[Row]) -> tuple[dict[str, float], dict[str, float]]:

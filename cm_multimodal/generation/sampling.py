@@ -108,7 +108,9 @@ def make_plan(
         raise UsageError(f"gamma={gamma} is not possible; gamma lies between 0 (no fresh noise) and 1.")
     method = _method(bundle, steps, sampler, solver, gamma)
     if grid is None and bundle.flow_map.path.even:
-        grid = grid_ratios("uniform", steps, bundle.flow_map.path).tolist()
+        grid = grid_ratios(
+            "quadratic" if isinstance(method, Sampler) else "uniform", steps, bundle.flow_map.path
+        ).tolist()
     chosen = _grid(grid, steps, method)
     return Plan(n, steps, seed, _label(bundle, label), method, _guidance(bundle, guidance, interval), chosen, path)
 

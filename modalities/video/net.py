@@ -11,6 +11,7 @@ s                48  1, 2, 2          2                  192      8      4    16
 m                96  1, 2, 4          2                  384     12      4    16x32x32 and 16x64x64, on a GPU
 l               128  1, 2, 4, 4       3                  768     14      4    the same, larger
 
+`net.patch` above 1 cuts the frames of the U-Net into patches as well, whose pixels are channels: for large frames.
 That the weights are shared by all frames is what forms the pictures in them: with frames as channels the same budget gives
 motion, and nothing that moves. With `net.known` the network is told frames of a clip beside the noisy ones, and where they
 lie, so that the same weights draw, predict and fill in.
@@ -52,6 +53,7 @@ class UNetSize:
         middle_attention: Whether the bottom has attention within frames.
         dropout: The dropout rate.
         embedding: The width of the condition embedding as a multiple of the first level.
+        patch: The side of the patches that frames are cut into, whose pixels are channels.
         known: Whether the network is told frames, to complete a clip.
     """
 
@@ -63,15 +65,18 @@ class UNetSize:
     middle_attention: bool = False
     dropout: float = 0.0
     embedding: int = 4
+    patch: int = 1
     known: bool = False
 
     def __post_init__(self) -> None:
         small = self.channels <= 4096 and self.blocks <= 64 and self.embedding <= 64 and 0 <= self.dropout < 1
         levels = 1 <= len(self.multipliers) <= 8 and all(1 <= m <= 64 for m in self.multipliers)
-        if not (small and levels and min(self.channels, self.blocks, self.embedding) >= 1):
+        if not (
+            small and levels and self.patch <= 256 and min(self.channels, self.blocks, self.embedding, self.patch) >= 1
+        ):
             raise UsageError(
-                "net: channels (to 4,096), blocks and embedding (to 64) and multipliers (1 to 8 of them, to 64) are whole "
-                "numbers from 1, and dropout lies between 0 and 1."
+                "net: channels (to 4,096), blocks and embedding (to 64), multipliers (1 to 8 of them, to 64) and patch (to "
+                "256) are whole numbers from 1, and dropout lies between 0 and 1."
             )
 
     def net(self, spec: TensorSpec, two_times: bool, extra: int) -> nn.Module:
@@ -80,7 +85,10 @@ class UNetSize:
             self.channels, self.multipliers, self.blocks, self.attention, self.middle_attention, dropout=self.dropout,
             embedding=self.embedding, frames=True, time_attention=self.time_attention,
         )  # fmt: skip
-        return UNet(3, spec.shape[0], shape, two_times, len(spec.classes), extra)
+        check_patch(self.patch, spec)
+        pixels = self.patch**2
+        unet = UNet(3, spec.shape[0] * pixels, shape, two_times, len(spec.classes), extra * pixels)
+        return Patched(unet, self.patch) if self.patch > 1 else unet
 
 
 @dataclass(frozen=True)
@@ -115,8 +123,7 @@ class TransformerSize:
 
     def net(self, spec: TensorSpec, two_times: bool, extra: int) -> nn.Module:
         """Returns the network."""
-        if any(side % self.patch for side in spec.shape[2:]):
-            raise UsageError(f"net.patch={self.patch} does not divide the frames, {spec.shape[2]}x{spec.shape[3]}.")
+        check_patch(self.patch, spec)
         return FrameTransformer(spec, self, two_times, extra)
 
 
@@ -135,6 +142,31 @@ SIZES: Mapping[str, Mapping[str, UNetSize | TransformerSize]] = {
     },
 }
 NETS = tuple(SIZES)
+
+
+def check_patch(patch: int, spec: TensorSpec) -> None:
+    """Raises a UsageError where patches do not fill frames."""
+    if any(side % patch for side in spec.shape[2:]):
+        raise UsageError(f"net.patch={patch} does not divide the frames, {spec.shape[2]}x{spec.shape[3]}.")
+
+
+class Patched(nn.Module):
+    """Lets a network work on patches of frames, whose pixels are its channels.
+
+    Arguments:
+        net: The network.
+        patch: The side of a patch.
+    """
+
+    def __init__(self, net: nn.Module, patch: int) -> None:
+        super().__init__()
+        self.net, self.patch = net, patch
+
+    def forward(self, x: Tensor, n_s: Tensor, n_t: Tensor, cond: Conditions) -> Tensor:
+        """Returns what the network makes of a state and what comes with it, with shape (B, C, T, H, W)."""
+        frames, patches, sides = "b c t (h p) (w q)", "b (c p q) t h w", {"p": self.patch, "q": self.patch}
+        inside = rearrange(x, f"{frames} -> {patches}", **sides)
+        return rearrange(self.net(inside, n_s, n_t, cond), f"{patches} -> {frames}", **sides)
 
 
 class FrameTransformer(nn.Module):

@@ -16,6 +16,7 @@ from typing import Any
 SPEC = TensorSpec((1, 4, 8, 8), 0.5, ("a", "b"))
 SMALL: dict[str, dict[str, Any]] = {
     "unet": {"channels": 16},
+    "patches": {"channels": 16, "patch": 2},
     "transformer": {"name": "transformer", "width": 32, "depth": 4, "heads": 2},
 }
 TIMES = torch.tensor([0.4, 1.1], dtype=torch.float64)
@@ -93,7 +94,8 @@ def test_it_is_told_frames(name: str, x: torch.Tensor) -> None:
     [
         ({"name": "unnet"}, "did you mean 'unet'"),
         ({"size": "xxl"}, "There is no size 'xxl'"),
-        ({"patch": 2}, "no setting 'net.patch' of net.name=unet"),
+        ({"depth": 2}, "no setting 'net.depth' of net.name=unet"),
+        ({"patch": 3}, "does not divide the frames, 8x8"),
         ({"channels": 0}, "whole numbers"),
         ({"channels": 1.5}, "a whole number"),
         ({"name": "transformer", "depth": 3}, "is odd"),

@@ -44,6 +44,7 @@ class Dataset:
         mask: Ones for real positions, with shape (N, L...); absent where nothing is padded.
         classes: The names of the classes.
         skipped: Files that could not be used.
+        note: What is to be said of how they were read; may be empty.
     """
 
     raw: Tensor
@@ -51,6 +52,7 @@ class Dataset:
     mask: Tensor | None = None
     classes: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    note: str = ""
 
     def __len__(self) -> int:
         return len(self.raw)

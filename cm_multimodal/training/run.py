@@ -12,7 +12,7 @@ import logging
 import torch
 import warnings
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from lightning.fabric.plugins.environments import LightningEnvironment
 from pathlib import Path
 from torch import Tensor
@@ -23,7 +23,7 @@ from ..bundle import Bundle, Card, read_bundle, write_bundle
 from ..ema import Average, reconstruct
 from ..errors import DataError, Interrupted, UsageError
 from ..machine import choose_device, keep_memory
-from ..modality import Skipped
+from ..modality import Dataset
 from .callbacks import Keeper, Previewer, Recorder, Stopper
 from .checkpoints import Checkpoint, best
 from .data import Stream, batches
@@ -69,7 +69,7 @@ def train(config: Mapping[str, Any], folder: Path, report: Report = print) -> Bu
     threads = set_threads_of(record, settings, world, report)
     parts = build_parts(config, device)
     _check_groups(parts.objective.group, settings, world)
-    for line in _skipped(parts.splits.train.skipped):
+    for line in _read(parts.splits.train):
         report(line)
     with contextlib.ExitStack() as stack:
         stack.enter_context(world.joined(device))
@@ -95,8 +95,11 @@ def _check_groups(group: int, settings: TrainSettings, world: World) -> None:
             )
 
 
-def _skipped(files: Sequence[Skipped], most: int = 10) -> Iterator[str]:
-    """Yields a summary of the files that could not be used."""
+def _read(data: Dataset, most: int = 10) -> Iterator[str]:
+    """Yields what is to be said of how training data were read, and a summary of the files that could not be used."""
+    files = data.skipped
+    if data.note:
+        yield f"data: {data.note}"
     if files:
         yield f"{len(files)} file{'s' * (len(files) > 1)} skipped:"
     for file in files[:most]:

@@ -309,7 +309,8 @@ def _folder(options: Options) -> Splits:
     beside = [Skipped(readable(path), BESIDE) for path in videos.by_path if path not in classes]
 
     def part(place: slice, skipped: Sequence[Skipped] = ()) -> Dataset:
-        return Dataset(poured.raw[place], None if label is None else label[place], None, names, tuple(skipped))
+        own = None if label is None else label[place]
+        return Dataset(poured.raw[place], own, None, names, tuple(skipped), poured.note)
 
     return Splits(part(slice(train), [*videos.skipped, *beside, *bad]), part(slice(train, None)))
 

@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import torch
 
 from cm_multimodal import signals
@@ -99,11 +100,21 @@ class Poured:
         raw: All of them, with shape (N, T, C, H, W), in uint8, on the disk until they are looked at.
         counts: How many clips each video has.
         reasons: Why a video has none, or none from some place on; empty for the others.
+        seconds: How long it took to read them.
     """
 
     raw: Tensor
     counts: tuple[int, ...]
     reasons: tuple[str, ...]
+    seconds: float
+
+    @property
+    def note(self) -> str:
+        """How fast they were read."""
+        pace = len(self.raw) / max(self.seconds, 1e-9)
+        return (
+            f"{len(self.raw):,} clips of {len(self.counts):,} videos read in {self.seconds:.1f} s, {pace:,.0f} a second"
+        )
 
 
 def find_videos(folder: str | Path | None) -> Videos:
@@ -215,6 +226,7 @@ def pour(videos: Sequence[Video], form: Form, max_bytes: int) -> Poured:
         DataError: The clips are too large, or the disk is full.
     """
     parts: list[_Part] = []
+    begin = time.perf_counter()
     threads, stop = min(MOST_THREADS, os.cpu_count() or 1), Event()
     with signals.deferred(), tempfile.TemporaryFile() as file, ThreadPoolExecutor(threads) as pool:
         rest, waiting = iter(videos), deque[Future[_Part]]()
@@ -230,7 +242,8 @@ def pour(videos: Sequence[Video], form: Form, max_bytes: int) -> Poured:
         file.flush()
         shape = (sum(part.count for part in parts), form.frames, *form.shape)
         raw = np.memmap(file, np.uint8, "r+", shape=shape) if shape[0] else np.zeros(shape, np.uint8)
-    return Poured(torch.from_numpy(raw), tuple(part.count for part in parts), tuple(part.reason for part in parts))
+    counts, reasons = tuple(part.count for part in parts), tuple(part.reason for part in parts)
+    return Poured(torch.from_numpy(raw), counts, reasons, time.perf_counter() - begin)
 
 
 def _fill(video: Video, form: Form, room: int, stop: Event) -> _Part:

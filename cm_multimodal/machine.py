@@ -1,14 +1,16 @@
 r"""What this machine can do: devices, number formats, threads."""
 
 __all__ = [
-    "choose_device", "choose_precision", "describe_machine", "free_cores", "has_bf16", "keep_memory", "set_threads",
+    "alone", "choose_device", "choose_precision", "describe_machine", "free_cores", "has_bf16", "keep_memory", "set_threads",
 ]  # fmt: skip
 
+import contextlib
 import ctypes
 import os
 import platform
 import torch
 
+from collections.abc import Iterator
 from typing import Any
 
 from .errors import UsageError, nearest
@@ -28,6 +30,19 @@ def set_threads(count: int | None) -> int:
     """Sets the number of CPU threads, the free cores unless given, and returns it."""
     torch.set_num_threads(count or free_cores())
     return torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def alone(seed: int, threads: int) -> Iterator[None]:
+    """Lets things happen on the CPU with own threads and random numbers, whatever is set globally, and sets it back."""
+    before = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def keep_memory() -> None:

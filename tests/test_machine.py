@@ -1,9 +1,12 @@
-r"""What a machine is asked to do: keeping memory that is freed."""
+r"""What a machine is asked to do: keeping memory that is freed, and leaving alone what is set globally."""
 
 import os
 import pytest
 import subprocess
 import sys
+import torch
+
+from cm_multimodal.machine import alone
 
 ROUNDS = """
 import resource, torch
@@ -33,3 +36,18 @@ def test_freed_memory_is_kept() -> None:
     given_back, kept = map(int, printed.split())
     assert given_back > 100
     assert kept < given_back / 10
+
+
+def test_what_happens_alone_depends_on_its_seed_and_leaves_no_trace() -> None:
+    """Whatever was drawn before, the numbers inside are the seed's; random state, threads and modes outside stay."""
+    threads, drawn = torch.get_num_threads(), []
+    for _ in range(2):
+        torch.rand(3)
+        before = torch.get_rng_state()
+        with torch.inference_mode(), alone(7, threads + 1):
+            drawn.append(torch.rand(4))
+            assert torch.get_num_threads() == threads + 1
+            assert not torch.is_inference_mode_enabled()
+        assert torch.get_num_threads() == threads
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(*drawn)

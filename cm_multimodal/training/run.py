@@ -115,12 +115,20 @@ def _module(
     parts.objective.to(device)
     if parts.flow_map.precision.dtype == torch.float64:
         parts.flow_map.double()
-    if settings.channels_last and (form := CHANNELS_LAST.get(len(parts.card.spec.shape))):
-        net.to(memory_format=form)  # type: ignore[call-overload]
+    if settings.channels_last:
+        net.to(memory_format=_channels_last(parts.card.spec.shape))  # type: ignore[call-overload]
     parts.objective.prepare(parts.flow_map)
     averages = [Average(net, decay) for decay in build_decays(config["ema"])]
     optimizer = read_settings(OptimizerSettings, config["optimizer"], "optimizer")
     return TrainingModule(parts.flow_map, parts.objective, averages, settings, optimizer, folder, world)
+
+
+def _channels_last(shape: tuple[int, ...]) -> torch.memory_format:
+    if len(shape) not in CHANNELS_LAST:
+        raise UsageError(
+            f"train.channels_last=true is for pictures and clips; {shape} is the shape of neither."
+        )
+    return CHANNELS_LAST[len(shape)]
 
 
 def _headline(parts: Parts, settings: TrainSettings, device: torch.device, threads: int, world: World) -> str:

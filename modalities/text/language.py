@@ -17,14 +17,14 @@ References:
 
 __all__ = ["Language"]
 
-import contextlib
 import hashlib
 import math
 import numpy as np
 import torch
 
+from cm_multimodal.machine import alone
 from cm_multimodal.random import uniform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -87,7 +87,7 @@ class Language:
         seed: int = 0,
     ) -> None:
         self.vocabulary, self.ends = Vocabulary(texts, words, least=2), ends
-        with _alone(seed), torch.enable_grad():
+        with alone(seed, THREADS), torch.enable_grad():
             count = len(self.vocabulary)
             self.net = Recurrent(count, WIDTH if parameters is None else _width(count, parameters))
             self._train(self._pieces(texts))
@@ -123,7 +123,7 @@ class Language:
         if not pieces:
             return math.nan
         total = 0.0
-        with _alone(0), torch.no_grad():
+        with alone(0, THREADS), torch.no_grad():
             for start in range(0, len(pieces), rows := SYMBOLS * 4 // LONGEST):
                 part = pieces[start : start + rows]
                 batch = nn.utils.rnn.pad_sequence(part, batch_first=True, padding_value=NOTHING)
@@ -135,7 +135,7 @@ class Language:
         numbers = uniform(seed, "language", torch.arange(count), (length,))
         drawn, symbols, state = torch.full((count, length), END), torch.full((count,), BEGIN), None
         never = [BEGIN, UNKNOWN, *([] if self.ends else [END])]
-        with _alone(0), torch.no_grad():
+        with alone(0, THREADS), torch.no_grad():
             for step in range(length):
                 logits, state = self.net.next(symbols, state)
                 logits[:, never] = -math.inf
@@ -155,16 +155,3 @@ def _width(count: int, parameters: int) -> int:
     """Returns the width of the network that has, of so many symbols, about so many parameters, from 8 on."""
     linear, rest = 4 * EMBEDDING + 8 + count, count * (EMBEDDING + 1) - parameters
     return max(8, int((math.sqrt(max(linear**2 - 16 * rest, 0)) - linear) / 8))
-
-
-@contextlib.contextmanager
-def _alone(seed: int) -> Iterator[None]:
-    """Lets things happen on the CPU with fixed threads and random numbers, whatever is set globally, and sets it back."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)
-        torch.set_num_threads(THREADS)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)

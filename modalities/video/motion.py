@@ -26,14 +26,13 @@ References:
 
 __all__ = ["BRIGHT", "Accuracies", "MotionJudge", "centres", "light_of", "speeds"]
 
-import contextlib
 import hashlib
 import math
 import numpy as np
 import torch
 
+from cm_multimodal.machine import alone
 from cm_multimodal.modality import Dataset
-from collections.abc import Iterator
 from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -157,7 +156,7 @@ class MotionJudge:
     def __init__(self, train: Dataset, seed: int = 0) -> None:
         quantiles = torch.arange(1, THIRDS).double() / THIRDS
         self.bounds = speeds(train.raw).nan_to_num().quantile(quantiles)
-        with _alone(seed), torch.enable_grad():
+        with alone(seed, THREADS), torch.enable_grad():
             self.net = Network(train.raw.shape[2], 0 if train.label is None else int(train.label.max()) + 1)
             self._train(train.raw, self._answers(train))
         self.net.eval().requires_grad_(False)
@@ -194,12 +193,12 @@ class MotionJudge:
         Arguments:
             raw: Clips with shape (N, T, C, H, W), in uint8.
         """
-        with _alone(0), torch.no_grad():
+        with alone(0, THREADS), torch.no_grad():
             return torch.cat([self.net.features(part) for part in raw.split(CHUNK)]).double()
 
     def accuracies(self, part: Dataset) -> Accuracies:
         """Returns how much it tells right of clips, with shape (N, T, C, H, W), and their classes, if any."""
-        with _alone(0), torch.no_grad():
+        with alone(0, THREADS), torch.no_grad():
             told = [self.net(some) for some in part.raw.split(CHUNK)]
         answers = self._answers(part)
         label, direction, speed = (torch.cat(logits) for logits in zip(*told, strict=True))
@@ -226,16 +225,3 @@ def _loss(logits: tuple[Tensor, ...], answers: Answers) -> Tensor:
 def _share(logits: Tensor, answer: Tensor) -> float:
     there = answer != NOTHING
     return float((logits[there].argmax(dim=1) == answer[there]).double().mean()) if there.any() else math.nan
-
-
-@contextlib.contextmanager
-def _alone(seed: int) -> Iterator[None]:
-    """Lets things happen on the CPU with one thread and own random numbers, whatever is set globally, and sets it back."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)
-        torch.set_num_threads(THREADS)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)

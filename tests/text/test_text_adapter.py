@@ -204,3 +204,9 @@ def test_what_tokens_mean_stays_the_same(
         Path("one.txt").write_text(lines[: 32 * 30] + text)
         assert cmm("train", *words, f"train.samples={samples}") == code, capsys.readouterr().err
         assert (says in capsys.readouterr().err) == (code == 3)
+
+
+def test_the_memory_format_of_pictures_is_refused(cmm: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    """Samples without a grid of pixels have none: the option is not passed over."""
+    assert cmm("train", *QUICK, "train.channels_last=true", "name=mine") == 2
+    assert "train.channels_last=true is for pictures and clips" in capsys.readouterr().err

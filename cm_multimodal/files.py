@@ -1,9 +1,10 @@
 r"""Files that are there whole or not at all: written beside their place, synced to the disk, then renamed."""
 
-__all__ = ["open_regular", "read_text", "replaced", "sync", "write_tensors", "write_text"]
+__all__ = ["digest", "open_regular", "read_text", "replaced", "sync", "write_tensors", "write_text"]
 
 import contextlib
 import errno
+import hashlib
 import io
 import os
 import safetensors.torch
@@ -33,6 +34,12 @@ def replaced(file: Path, durable: bool = True) -> Iterator[Path]:
             sync(file.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def digest(file: Path) -> str:
+    """Returns the first 12 digits of a file's SHA-256."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
 
 
 def open_regular(file: Path) -> io.BufferedReader:

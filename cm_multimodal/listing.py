@@ -16,6 +16,7 @@ __all__ = [
     "attempt_all",
     "class_of",
     "data_root",
+    "feature_file",
     "find_files",
     "hold_out",
     "list_archive",
@@ -37,7 +38,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from .errors import DataError, UsageError
 from .modality import Skipped
@@ -84,6 +85,21 @@ class Listing:
 def data_root(root: str | Path | None) -> Path:
     """Returns the folder that holds the data sets: the option `data.root`, or else `$CMM_DATA`, or else `./data`."""
     return Path(root or os.environ.get("CMM_DATA") or "data").expanduser()
+
+
+def feature_file(config: Mapping[str, Any], features: str, name: str) -> Path:
+    """Returns the file that features need and nobody fetches: `feature_weights`, or `features/NAME` under the data root.
+
+    Raises:
+        UsageError: There is none.
+    """
+    given = config.get("feature_weights")
+    file = Path(str(given)).expanduser() if given else data_root(config.get("root")) / "features" / name
+    if not file.is_file():
+        raise UsageError(
+            f"The features '{features}' need their weights, and there is no file '{file}': type feature_weights=PATH."
+        )
+    return file
 
 
 def reason_of(error: Exception) -> str:

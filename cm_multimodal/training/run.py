@@ -125,9 +125,7 @@ def _module(
 
 def _channels_last(shape: tuple[int, ...]) -> torch.memory_format:
     if len(shape) not in CHANNELS_LAST:
-        raise UsageError(
-            f"train.channels_last=true is for pictures and clips; {shape} is the shape of neither."
-        )
+        raise UsageError(f"train.channels_last=true is for pictures and clips; {shape} is the shape of neither.")
     return CHANNELS_LAST[len(shape)]
 
 

@@ -26,13 +26,13 @@ References:
 __all__ = ["SHAPES", "Weights", "embed", "embeddings", "patches", "weights_of"]
 
 import functools
-import hashlib
 import math
 import safetensors.torch
 import torch
 
-from cm_multimodal.errors import DataError, Interrupted, UsageError
-from cm_multimodal.listing import data_root, reason_of
+from cm_multimodal.errors import DataError, Interrupted
+from cm_multimodal.files import digest
+from cm_multimodal.listing import feature_file, reason_of
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,13 +112,7 @@ def weights_of(config: Mapping[str, Any]) -> Weights:
         UsageError: There is no such file.
         DataError: It holds something else.
     """
-    given = config.get("feature_weights")
-    file = Path(str(given)).expanduser() if given else data_root(config.get("root")) / "features" / FILE
-    if not file.is_file():
-        raise UsageError(
-            f"The features 'vggish' need their weights, and there is no file '{file}': type feature_weights=PATH."
-        )
-    return _read(file)
+    return _read(feature_file(config, "vggish", FILE))
 
 
 @functools.lru_cache(maxsize=1)
@@ -126,8 +120,6 @@ def _read(file: Path) -> Weights:
     try:
         if file.stat().st_size > MOST_BYTES:
             raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
         plain = file.suffix.lower() == ".safetensors"
         state = safetensors.torch.load_file(file) if plain else torch.load(file, "cpu", weights_only=True)
         if not isinstance(state, Mapping):
@@ -142,4 +134,4 @@ def _read(file: Path) -> Weights:
         if not (isinstance(value, Tensor) and value.shape == shape):
             found = f"has shape {tuple(value.shape)}" if isinstance(value, Tensor) else "is missing"
             raise DataError(f"'{file}' holds no weights of VGGish: '{name}' {found}; its shape is {shape}.")
-    return Weights({name: state[name].float() for name in SHAPES}, digest)  # others, of whitening, are not needed
+    return Weights({name: state[name].float() for name in SHAPES}, digest(file))  # others, of whitening, are not needed

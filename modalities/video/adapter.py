@@ -90,6 +90,9 @@ class VideoModality(Modality):
     def features(self, raw: Tensor, config: Mapping[str, Any]) -> Tensor:
         return metrics.features(raw, config)
 
+    def extractor(self, config: Mapping[str, Any]) -> str:
+        return metrics.extractor(config)
+
     def vectors(self, raw: Tensor) -> Any:
         return metrics.vectors(raw)
 

@@ -38,7 +38,7 @@ References:
     | Moving MNIST and its motion: Unsupervised Learning of Video Representations using LSTMs (Srivastava et al., 2015)
 """
 
-__all__ = ["BY_TRAIN", "MEASURES", "centred", "features", "measure", "psnr", "ssim", "vectors"]
+__all__ = ["BY_TRAIN", "MEASURES", "centred", "extractor", "features", "measure", "psnr", "ssim", "vectors"]
 
 import math
 import numpy as np
@@ -56,9 +56,10 @@ from torch.nn import functional as F
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from typing import Any
 
+from . import i3d
 from .motion import BRIGHT, MotionJudge, centres, light_of, speeds
 
-EXTRACTORS = ("frames",)
+EXTRACTORS = ("frames", "i3d")
 LEARNED = ("motion", "motion_kernel")
 CELLS = 8  # of a frame's side, at most, that features tell of
 CHUNK = 256  # clips at a time
@@ -76,19 +77,31 @@ def features(raw: Tensor, config: Mapping[str, Any]) -> Tensor:
 
     Arguments:
         raw: Clips with shape (N, T, C, H, W), in uint8.
-        config: `features`: 'frames', the only ones that are not learned from the training clips.
+        config: `features`: 'frames', or 'i3d', of which `feature_weights` is the file of its network, and `root`.
 
     Raises:
-        UsageError: There are no such features.
+        UsageError: There are no such features, or not of such clips.
     """
-    name = config.get("features") or "frames"
-    if name in LEARNED:
-        raise UsageError(f"The features '{name}' are learned from training clips; type 'also=[{','.join(LEARNED)}]'.")
-    if name not in EXTRACTORS:
-        raise UsageError(f"There are no features '{name}'; {nearest(str(name), EXTRACTORS)}")
+    if _name(config) == "i3d":
+        return i3d.embeddings(raw, i3d.network_of(config))
     size = min(raw.shape[-2], CELLS), min(raw.shape[-1], CELLS)
     parts = [F.adaptive_avg_pool2d(part.flatten(1, 2).float(), size).flatten(1) for part in raw.split(CHUNK)]
     return torch.cat(parts).double() / 127.5
+
+
+def extractor(config: Mapping[str, Any]) -> str:
+    """Returns the name of the features, with a checksum of the file that they come from."""
+    name = _name(config)
+    return f"{name}, network {i3d.network_of(config).digest}" if name == "i3d" else name
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    name = str(config.get("features") or "frames")
+    if name in LEARNED:
+        raise UsageError(f"The features '{name}' are learned from training clips; type 'also=[{','.join(LEARNED)}]'.")
+    if name not in EXTRACTORS:
+        raise UsageError(f"There are no features '{name}'; {nearest(name, EXTRACTORS)}")
+    return name
 
 
 def vectors(raw: Tensor) -> np.ndarray:

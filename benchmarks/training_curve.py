@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from pathlib import Path
 from typing import Any
 
+APART = ("samples", "minutes", "calls", "precision", "recall")  # what no panel is drawn of
+
 
 def minutes(run: Path, samples: int) -> float:
     """Returns how long a run took to see so many samples."""
@@ -49,12 +51,12 @@ def curve(words: list[str]) -> list[dict[str, Any]]:
 
 def plot(rows: list[dict[str, Any]]) -> Figure:
     """Draws each score by minutes, a line for each number of calls."""
-    names = [name for name in rows[0] if name not in ("samples", "minutes", "calls", "precision", "recall")]
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in APART]
     figure = Figure(figsize=(4.4 * len(names), 3.4), layout="constrained")
     for index, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), index + 1, xlabel="minutes of training", ylabel=name)
         for calls in dict.fromkeys(row["calls"] for row in rows):
-            chosen = [row for row in rows if row["calls"] == calls]
+            chosen = [row for row in rows if row["calls"] == calls and name in row]
             axes.plot([row["minutes"] for row in chosen], [row[name] for row in chosen], "o-", label=f"{calls} calls")
         axes.grid(alpha=0.3)
         axes.legend()

@@ -106,7 +106,7 @@ def test_every_kind_becomes_clips(tmp_path: Path, kind: str) -> None:
     assert data.classes == ("later", "rising")
     assert data.label is not None
     assert data.label.tolist() == [0, 1, 1]
-    assert (data.skipped, data.note[:29]) == ((), "3 clips of 2 videos read in ")
+    assert (data.skipped, data.note[:28]) == ((), "3 clips of 2 videos read in ")
 
 
 def test_a_variable_rate_becomes_constant_if_that_is_asked_for(tmp_path: Path) -> None:

@@ -18,17 +18,22 @@ VERBS = {
     "train": "trains a run; the same command again goes on with it",
     "sample": "draws samples from a run or a bundle",
     "evaluate": "scores a run or a bundle, step by step",
+    "synth": "turns a run or a bundle into a data set that other models are trained on",
+    "verify": "finds what is missing or changed in such a data set",
     "edit": "completes what is known of samples, or walks between two",
     "tune-steps": "searches where a few steps should lie",
     "export": "writes the bundle to share",
     "benchmark": "measures a suite of cases, and goes on where it was stopped",
     "doctor": "says what this machine can do",
 }
+LONG = ("train", "synth")  # what the same command goes on with
 NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 EXAMPLES = {
     "train": ("experiment=image/digits name=first", "data=folder data.folder=my/pictures name=mine"),
     "sample": ("run=runs/first steps=2 n=64 seed=0", "run=runs/first solver=euler steps=100 label=3"),
     "evaluate": ("run=runs/first steps=[1,2,4,8]", "run=runs/first steps=[1,2] diagonal=[2,100]"),
+    "synth": ("run=runs/first n=10000 steps=2 out=data/synth", "run=runs/first n=5000 out=data/tar format=webdataset"),
+    "verify": ("out=data/synth",),
     "edit": ("run=runs/first mask=left steps=2", "run=runs/first how=interpolate 'between=[0,10]' label=3"),
     "tune-steps": ("run=runs/first steps=4", "run=runs/first steps=10 solver=dpm_solver_pp evaluations=100"),
     "export": ("run=runs/first out=bundle/",),
@@ -56,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as error:
         alone = "WORLD_SIZE" not in os.environ
         more = (
-            f" The same command goes on{f': cmm {shlex.join(words)}' if alone else '.'}" if words[0] == "train" else ""
+            f" The same command goes on{f': cmm {shlex.join(words)}' if alone else '.'}"
+            if words[0] in ("train", "synth")
+            else ""
         )
         print(f"cmm: {error}{more}", file=sys.stderr)
         return error.exit_code

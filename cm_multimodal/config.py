@@ -57,7 +57,7 @@ def compose(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
         try:
             config = hydra_compose(verb, words)
             plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-            return plain | {key: str(plain[key]) for key in PATHS if plain.get(key) is not None}
+            return plain | {key: str(plain[key]) for key in PATHS if not _absent_or_several(key, plain.get(key))}
         except MissingConfigException as error:
             raise UsageError(_missing(error)) from error
         except OverrideParseException as error:
@@ -98,10 +98,16 @@ def _quoted(word: str) -> str:
     """Prepares an override: names of files and folders may hold any character, and open groups any key."""
     key, equals, value = word.partition("=")
     name = key.lstrip("+~")
-    if name in PATHS and equals and value not in ("", "null") and not re.fullmatch(r"[\w./+-]+", value, re.ASCII):
+    several = name == "label" and re.fullmatch(r"\[.*\]|\{.*\}", value)
+    plain = value in ("", "null") or several or re.fullmatch(r"[\w./+-]+", value, re.ASCII)
+    if name in PATHS and equals and not plain:
         escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value.strip("'\""))
         word = f"{key}='{escaped}'"
     return f"++{word}" if key.startswith(OPEN) else word
+
+
+def _absent_or_several(key: str, value: object) -> bool:
+    return value is None or (key == "label" and isinstance(value, list | dict))
 
 
 def _missing(error: MissingConfigException) -> str:

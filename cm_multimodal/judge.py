@@ -5,7 +5,7 @@ asked about generated ones, the recognition accuracy. Its decision values, one f
 can be measured on: they are the project's own, and so is every distance on them.
 """
 
-__all__ = ["Judge"]
+__all__ = ["Judge", "machine"]
 
 import hashlib
 import numpy as np
@@ -34,7 +34,7 @@ class Judge:
         label = _labels(train)
         if len(np.unique(label)) < 2:
             raise UsageError("A classifier needs samples of two classes at least, and these are of one.")
-        self.see, self.fitted = see, SVC(C=10).fit(see(train.raw), label)
+        self.see, self.fitted = see, machine().fit(see(train.raw), label)
 
     def accuracy(self, part: Dataset) -> float:
         """Returns the share of samples whose class it names."""
@@ -51,6 +51,11 @@ class Judge:
         parts = (self.fitted.support_vectors_, self.fitted.dual_coef_, self.fitted.intercept_)
         text = b"".join(np.float32(np.round(part, 4)).tobytes() for part in parts)
         return hashlib.sha256(text).hexdigest()[:12]
+
+
+def machine() -> SVC:
+    """Returns the classifier, not yet fitted."""
+    return SVC(C=10)
 
 
 def _labels(part: Dataset) -> np.ndarray:

@@ -9,6 +9,7 @@ __all__ = ["Board", "Dataset", "Modality", "Skipped", "Splits", "TensorSpec", "f
 import importlib
 import importlib.util
 import pathlib
+import torch
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -110,6 +111,7 @@ class Modality(ABC):
         measures: The names of measures of its own.
         by_train: Those of them that hold samples against the training split, as those of real samples hold the test split.
         previewed: In how many steps previews show the same samples.
+        kinds: The kinds of files that samples are written as, by their suffix, the usual one first.
         edits: The kinds of editing that complete what is known of a sample.
         alone: Whether samples are drawn from noise and a class alone, or only from what the first of `edits` knows of one.
     """
@@ -119,6 +121,7 @@ class Modality(ABC):
     measures: tuple[str, ...] = ()
     by_train: tuple[str, ...] = ()
     previewed: tuple[int, ...] = (1, 2, 4, 8)
+    kinds: tuple[str, ...]
     edits: tuple[str, ...] = ()
     alone: bool = True
 
@@ -165,8 +168,18 @@ class Modality(ABC):
         """Writes what a person wants to look at: named rows of raw samples, each with shape (N, *). Returns the file."""
 
     @abstractmethod
-    def write(self, raw: Tensor, names: list[str], folder: pathlib.Path) -> list[pathlib.Path]:
-        """Writes raw samples, with shape (N, *), one file each, under the given names. Returns the files."""
+    def write(self, raw: Tensor, names: list[str], folder: pathlib.Path, kind: str | None = None) -> list[pathlib.Path]:
+        """Writes raw samples, with shape (N, *), one file each, and returns the files.
+
+        Arguments:
+            raw: The samples.
+            names: Their names without the suffix; a slash in it makes a sub-folder.
+            folder: Where to write them.
+            kind: One of `kinds`; the first unless given.
+
+        Raises:
+            UsageError: What writes this kind is not installed.
+        """
 
     @abstractmethod
     def arrays(self, raw: Tensor) -> dict[str, Any]:
@@ -179,6 +192,10 @@ class Modality(ABC):
     @abstractmethod
     def vectors(self, raw: Tensor) -> Any:
         """Returns what a classifier sees of raw samples: a numpy array with shape (N, D)."""
+
+    def void(self, raw: Tensor) -> Tensor:
+        """Says which raw samples hold nothing, such as a sound that is silent, with shape (N,)."""
+        return torch.zeros(len(raw), dtype=torch.bool)
 
     def extractor(self, config: Mapping[str, Any]) -> str:
         """Returns what a table calls the features of a configuration: with a checksum, if others' weights make them."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .bundle import Bundle
+from .generation.labels import Wish
 from .generation.sampling import Samples, collect, make_plan
 from .machine import choose_device
 from .training.saved import load
@@ -58,14 +59,14 @@ class Model:
         modality = self.bundle.modality.decoded_by(other.modality, other.flow_map.to(self.device))
         return replace(self, bundle=replace(self.bundle, modality=modality))
 
-    def sample(self, n: int = 64, steps: int = 1, seed: int = 0, label: int | str | None = None, **how: Any) -> Samples:
+    def sample(self, n: int = 64, steps: int = 1, seed: int = 0, label: Wish | None = None, **how: Any) -> Samples:
         """Draws samples; the same numbers give the same samples.
 
         Arguments:
             n: The number of samples.
             steps: The number of jumps.
             seed: The seed of noise.
-            label: A class; sample ids count through the classes unless given.
+            label: A class, or several in turn, or counts or shares of classes; sample ids count through all unless given.
             how: `sampler`, `solver`, `gamma`, `guidance`, `interval`, `grid` or `path`, as in `cmm sample`.
         """
         return collect(self.bundle, make_plan(self.bundle, n, steps, seed, label, **how), self.device)

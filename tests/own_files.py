@@ -1,8 +1,14 @@
 """A reader's own folders: pictures, sounds, texts and videos, a sub-folder a class, one file of each damaged."""
 
+import hashlib
 import numpy as np
 import soundfile
+import torch
 
+from cm_multimodal.bundle import Card, empty_map, write_bundle
+from cm_multimodal.derivatives import perturbed
+from cm_multimodal.modality import TensorSpec
+from modalities.image.adapter import ImageModality
 from pathlib import Path
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -54,3 +60,19 @@ def write_videos(folder: Path, count: int = 12) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         frames[0].save(file, save_all=True, append_images=frames[1:], duration=100)
     file.write_bytes(file.read_bytes()[:100])
+
+
+def write_model(folder: Path) -> None:
+    """Writes a bundle of a small model of the shape of scikit-learn's digits, that has learned nothing."""
+    spec = TensorSpec((1, 8, 8), 0.75, tuple("0123456789"))
+    learned = ("diagonal", "edge", "triangle")
+    card = Card("image", spec, {"size": "xs", "channels": 8, "blocks": 1}, "linear", "euler", True, learned, "test", 8)
+    torch.manual_seed(0)
+    net = perturbed(empty_map(card, ImageModality(spec))).float().net
+    write_bundle(card, net.state_dict(), folder)
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Returns a checksum of every file, hidden ones too."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

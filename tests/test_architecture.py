@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[1]
 
 # From the ground up. A module imports from its own layer and from those below it; a new one finds its place here.
 LAYERS = (
-    ("catalogue", "errors", "files", "random", "registry", "tensors"),
+    ("catalogue", "clock", "errors", "files", "random", "registry", "tensors"),
     ("signals", "values"),
-    ("batch", "derivatives", "ema", "losses"),
+    ("batch", "derivatives", "ema", "losses", "workers"),
     ("nets", "paths"),
     ("times",),
     ("curricula", "grids"),
@@ -29,6 +29,7 @@ LAYERS = (
     ("guidance",),
     ("build", "bundle"),
     ("evaluation", "generation", "model", "training"),
+    ("synthesis",),
     ("__init__", "config"),
     ("commands",),
     ("cli",),

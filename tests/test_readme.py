@@ -53,6 +53,7 @@ SMALL = {
     "train": ("++net.channels=8", "++net.blocks=1", "train.device=cpu", "train.precision=float32"),
     **dict.fromkeys(("sample", "edit"), ("threads=1", "device=cpu")),
     **dict.fromkeys(("evaluate", "tune-steps"), ("threads=1", "device=cpu", "n=60", "seeds=[0]")),
+    "synth": ("threads=1", "device=cpu", "shard=64", "processes=1"),
     "suite=ground_truth": ("settings.updates=4", "settings.samples=64", "settings.seeds=[0]"),
     "suite=digits": ("settings.experiment=image/smoke", "settings.seconds=1", "settings.probe=10", "settings.steps=[1]"),
     "suite=solvers": ("settings.n=60", "settings.samples=4", "settings.reference_steps=4", "settings.teach.updates=2"),

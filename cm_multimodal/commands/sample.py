@@ -2,7 +2,6 @@ r"""cmm sample: draws samples from a run or a bundle."""
 
 __all__ = ["run"]
 
-import numpy as np
 import time
 
 from collections.abc import Mapping
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, nearest
-from ..files import replaced
 from ..generation.sampling import Samples
 from ..model import Model
+from ..synthesis.formats.base import write_npz
 from ..values import fits
 from .source import decoder_of, folder_of, load
 
@@ -55,8 +54,9 @@ def _folder(config: Mapping[str, Any]) -> Path:
 
 
 def _word(value: object) -> str:
-    """Returns a value as it stands in the name of a folder: a file by its own name, a list by its items."""
-    items = value if isinstance(value, list) else [value]
+    """Returns a value as it stands in the name of a folder: a file by its own name, several by their items."""
+    items = [f"{key}-{part}" for key, part in value.items()] if isinstance(value, dict) else value
+    items = items if isinstance(items, list) else [items]
     return "-".join(Path(str(item)).stem if str(item).endswith(".json") else str(item) for item in items)
 
 
@@ -72,7 +72,5 @@ def _files(model: Model, samples: Samples, out: Path) -> Path:
 
 def _npz(model: Model, samples: Samples, seed: int, out: Path) -> Path:
     file = out / "samples.npz"
-    arrays = {**model.bundle.modality.arrays(samples.raw), "label": samples.label.numpy()}
-    with replaced(file) as part, part.open("wb") as stream:
-        np.savez_compressed(stream, **arrays, sample_id=samples.sample_id.numpy(), seed=np.int64(seed))
+    write_npz(model.bundle.modality.arrays(samples.raw), samples, seed, file)
     return file

@@ -10,9 +10,6 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import json
-import multiprocessing
-import signal
-import torch
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +22,7 @@ from .. import signals
 from ..errors import DataError
 from ..files import read_text, write_text
 from ..machine import describe_machine
+from ..workers import pool
 from .protocol import commit
 
 Report = Callable[[str], None]
@@ -182,22 +180,11 @@ def _measure(suite: Suite, cases: Sequence[Case], workers: int) -> Iterator[Row]
             signals.check()
             yield _row(suite, case)
         return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _alone) as pool:
-        jobs = [pool.submit(_row, suite, case) for case in cases]
-        try:
-            for job in concurrent.futures.as_completed(jobs):
-                yield job.result()
-                signals.check()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _alone() -> None:
-    """Gives a process one thread, and leaves signals to the one that started it."""
-    torch.set_num_threads(1)
-    for number in signals.CODES:
-        signal.signal(number, signal.SIG_IGN)
+    with pool(workers) as executor:
+        jobs = [executor.submit(_row, suite, case) for case in cases]
+        for job in concurrent.futures.as_completed(jobs):
+            yield job.result()
+            signals.check()
 
 
 def _row(suite: Suite, case: Case) -> Row:

@@ -15,7 +15,9 @@ References:
     | Demystifying MMD GANs (Bińkowski et al., 2018): the kernel distance
 """
 
-__all__ = ["MEASURES", "Drawn", "check_names", "diversity", "kernel_distance", "measure", "memorised"]
+__all__ = [
+    "MEASURES", "NEAR", "Drawn", "Nearest", "check_names", "diversity", "kernel_distance", "measure", "memorised", "nearest",
+]  # fmt: skip
 
 import math
 import torch
@@ -25,7 +27,8 @@ from dataclasses import dataclass
 from torch import Tensor
 from torchmetrics.image.kid import poly_mmd
 
-from ..errors import UsageError, nearest
+from ..errors import UsageError
+from ..errors import nearest as closest
 from ..modality import Dataset, Modality
 from .reference import Reference
 
@@ -74,11 +77,33 @@ def diversity(features: Tensor, label: Tensor | None) -> float:
 
 def memorised(x: Tensor, train: Tensor, test: Tensor) -> float:
     """Returns the share of vectors, with shape (N, D), that lie nearer to one of `train` than half the median of `test`."""
-    return float((_nearest(x, train) < NEAR * _nearest(test, train).median()).double().mean())
+    return float((nearest(x, train).values < NEAR * nearest(test, train).values.median()).double().mean())
 
 
-def _nearest(points: Tensor, others: Tensor) -> Tensor:
-    return torch.cat([torch.cdist(part, others).amin(dim=1) for part in points.split(CHUNK)])
+@dataclass(frozen=True)
+class Nearest:
+    """Distances to the nearest of other points, and which those are, with shape (N,)."""
+
+    values: Tensor
+    indices: Tensor
+
+
+def nearest(points: Tensor, others: Tensor, other: bool = False) -> Nearest:
+    """Finds the nearest of others for each of some points, with shapes (N, D) and (M, D).
+
+    Arguments:
+        points: The points.
+        others: What they are held against.
+        other: Whether both are the same points, of which none is its own neighbour.
+    """
+    parts = []
+    for index, part in enumerate(points.split(CHUNK)):
+        distances = torch.cdist(part, others)
+        if other:
+            rows = torch.arange(len(part))
+            distances[rows, index * CHUNK + rows] = math.inf
+        parts.append(distances.min(dim=1))
+    return Nearest(torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts]))
 
 
 def _diversity(ground: Reference, drawn: Drawn) -> float:
@@ -112,7 +137,7 @@ def check_names(modality: Modality, names: Iterable[str]) -> None:
         raise UsageError(f"evaluation.also={names} is no list: 'also=[{names}]'.")
     for name in names:
         if name not in known:
-            raise UsageError(f"There is no measure '{name}' for evaluation.also; {nearest(str(name), known)}")
+            raise UsageError(f"There is no measure '{name}' for evaluation.also; {closest(str(name), known)}")
 
 
 def measure(ground: Reference, name: str, drawn: Drawn) -> float:

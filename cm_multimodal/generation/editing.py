@@ -17,6 +17,7 @@ from ..errors import UsageError
 from ..modality import Dataset
 from ..random import Draws
 from ..tensors import expand_right
+from .labels import labels_of
 from .sampling import Plan, check_alone, map_of, times_of
 
 
@@ -68,8 +69,8 @@ def edit(bundle: Bundle, plan: Plan, given: Dataset, measurement: Measurement, d
 def interpolate(bundle: Bundle, plan: Plan, ends: Sequence[int], device: torch.device | str) -> Tensor:
     """Returns `plan.n` raw samples on the way from one sample's noise to another's, all of one class.
 
-    Without `plan.label` it is the class of the first end, which then is what `cmm sample` draws; so is the last end if it is
-    of that class. All get the same fresh noise, if the method adds any.
+    Without `plan.labels` it is the class of the first end, which then is what `cmm sample` draws; so is the last end if it
+    is of that class. All get the same fresh noise, if the method adds any.
 
     Raises:
         UsageError: The ends are one and the same, or the model draws nothing from noise alone.
@@ -83,16 +84,14 @@ def interpolate(bundle: Bundle, plan: Plan, ends: Sequence[int], device: torch.d
     ids = torch.arange(plan.n, device=device)
     eps = between(first, last, torch.linspace(0, 1, plan.n, device=device))
     x = expand_right(flow_map.path.sigma(times[:1]).expand(plan.n), eps).to(eps.dtype) * eps
-    label = plan.label if plan.label is not None else ends[0] % max(len(spec.classes), 1)
-    cond = Conditions(torch.full_like(ids, label) if spec.classes else None)
+    label = labels_of(plan.labels, torch.full_like(ids, ends[0]), len(spec.classes))
+    cond = Conditions(label if spec.classes else None)
     draws = Draws(plan.seed, torch.full_like(ids, ends[0]))
     return bundle.modality.decode(plan.method(flow_map, x, times, cond, draws)).cpu()
 
 
 def _conditions(bundle: Bundle, plan: Plan, given: Dataset, rows: Tensor, device: torch.device | str) -> Conditions:
-    if not bundle.card.spec.classes or (plan.label is None and given.label is None):
-        return Conditions()
-    label = (
-        given.label[rows] if plan.label is None and given.label is not None else torch.full_like(rows, plan.label or 0)
-    )
-    return Conditions(label.to(device))
+    classes = len(bundle.card.spec.classes)
+    if classes and plan.labels is not None:
+        return Conditions(labels_of(plan.labels, rows, classes).to(device))
+    return Conditions(given.label[rows].to(device)) if classes and given.label is not None else Conditions()

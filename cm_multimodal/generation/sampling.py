@@ -4,14 +4,14 @@ A sample is a function of (weights, plan, sample id) alone. Matrix products depe
 are computed in whole, aligned chunks of a fixed size kept in the bundle: the same bytes whatever part is asked for.
 """
 
-__all__ = ["Plan", "Samples", "check_alone", "collect", "make_plan", "map_of", "sample", "times_of"]
+__all__ = ["Plan", "Samples", "check_alone", "collect", "draw", "make_plan", "map_of", "sample", "times_of"]
 
 import contextlib
 import json
 import torch
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from ..samplers import SAMPLERS, Gamma, Sampler
 from ..solvers import Solver
 from ..tensors import expand_right
 from ..values import fits
+from .labels import Wish, labels_of, labels_wanted
 
 LIMITS = {"n": 10_000_000, "steps": 10_000}
 
@@ -44,7 +45,7 @@ class Plan:
         n: The number of samples.
         steps: The number of jumps, or of solver steps.
         seed: The seed of noise.
-        label: The index of the class of all samples; sample ids count through the classes unless given.
+        labels: The classes that sample ids walk through, with shape (L,); all of them unless given.
         method: How the map is used.
         guidance: How strongly the class is guided, and where.
         grid: The name of the grid of noise ratios, or its ratios but for the 0 at the end.
@@ -54,7 +55,7 @@ class Plan:
     n: int
     steps: int
     seed: int
-    label: int | None
+    labels: Tensor | None
     method: Sampler | Solver
     guidance: Guidance = Guidance()
     grid: str | tuple[float, ...] = "straight"
@@ -77,13 +78,23 @@ class Samples:
     sample_id: Tensor
     calls: int
 
+    @classmethod
+    def joined(cls, parts: Sequence["Samples"]) -> "Samples":
+        """Returns samples one after the other."""
+        raw, label, ids = (torch.cat([getattr(part, name) for part in parts]) for name in ("raw", "label", "sample_id"))
+        return cls(raw, label, ids, parts[0].calls)
+
+    def only(self, which: Tensor) -> "Samples":
+        """Returns some of the samples, by their places or by ones where they are kept."""
+        return replace(self, raw=self.raw[which], label=self.label[which], sample_id=self.sample_id[which])
+
 
 def make_plan(
     bundle: Bundle,
     n: int = 64,
     steps: int = 1,
     seed: int = 0,
-    label: int | str | None = None,
+    label: Wish | None = None,
     sampler: str | None = None,
     solver: str | Mapping[str, Any] | None = None,
     gamma: float = 0.5,
@@ -112,7 +123,8 @@ def make_plan(
             "quadratic" if isinstance(method, Sampler) else "uniform", steps, bundle.flow_map.path
         ).tolist()
     chosen = _grid(grid, steps, method)
-    return Plan(n, steps, seed, _label(bundle, label), method, _guidance(bundle, guidance, interval), chosen, path)
+    labels = labels_wanted(label, bundle.card.spec.classes, n)
+    return Plan(n, steps, seed, labels, method, _guidance(bundle, guidance, interval), chosen, path)
 
 
 def sample(bundle: Bundle, plan: Plan, device: torch.device | str = "cpu") -> Iterator[Samples]:
@@ -126,11 +138,24 @@ def sample(bundle: Bundle, plan: Plan, device: torch.device | str = "cpu") -> It
     chunk = bundle.card.chunk
     for start in range(0, plan.n, chunk):
         signals.check()
-        ids = torch.arange(start, start + chunk, device=device)
-        with _counted(bundle.flow_map.net) as calls:
-            raw, label = _chunk(bundle, flow_map, plan, ids)
-        keep = slice(0, min(chunk, plan.n - start))
-        yield Samples(raw[keep].cpu(), label[keep].cpu(), ids[keep].cpu(), len(calls))
+        yield draw(bundle, flow_map, plan, start, device)
+
+
+def draw(bundle: Bundle, flow_map: SolutionMap, plan: Plan, start: int, device: torch.device | str = "cpu") -> Samples:
+    """Returns one chunk of a plan: the samples whose ids begin at a multiple of the bundle's chunk.
+
+    Arguments:
+        bundle: The model.
+        flow_map: Its map, as `map_of` returns it.
+        plan: The plan.
+        start: The first id.
+        device: Where it computes.
+    """
+    ids = torch.arange(start, start + bundle.card.chunk, device=device)
+    with _counted(bundle.flow_map.net) as calls:
+        raw, label = _chunk(bundle, flow_map, plan, ids)
+    keep = slice(0, min(len(ids), plan.n - start))
+    return Samples(raw[keep].cpu(), label[keep].cpu(), ids[keep].cpu(), len(calls))
 
 
 def check_alone(bundle: Bundle) -> None:
@@ -157,9 +182,7 @@ def times_of(flow_map: SolutionMap, plan: Plan, device: torch.device | str) -> T
 
 def collect(bundle: Bundle, plan: Plan, device: torch.device | str = "cpu") -> Samples:
     """Returns all samples of a plan at once."""
-    parts = list(sample(bundle, plan, device))
-    raw, label, ids = (torch.cat([getattr(part, name) for part in parts]) for name in ("raw", "label", "sample_id"))
-    return Samples(raw, label, ids, parts[0].calls)
+    return Samples.joined(list(sample(bundle, plan, device)))
 
 
 @contextlib.contextmanager
@@ -177,7 +200,7 @@ def _counted(net: nn.Module) -> Iterator[list[None]]:
 def _chunk(bundle: Bundle, flow_map: SolutionMap, plan: Plan, ids: Tensor) -> tuple[Tensor, Tensor]:
     spec, draws = bundle.card.spec, Draws(plan.seed, ids)
     classes = len(spec.classes)
-    label = torch.full_like(ids, plan.label) if plan.label is not None else ids % max(classes, 1)
+    label = labels_of(plan.labels, ids, classes)
     mask = bundle.modality.sample_mask(draws) if spec.masked else None
     cond = Conditions(label if classes else None, mask)
     times = times_of(flow_map, plan, ids.device)
@@ -290,17 +313,6 @@ def _sampler(name: str, gamma: float) -> Sampler:
 
 def _advice(learned: frozenset[str]) -> str:
     return "use sampler=renoise." if "edge" in learned else "use solver=euler with more steps."
-
-
-def _label(bundle: Bundle, label: int | str | None) -> int | None:
-    if label is None:
-        return None
-    classes = bundle.card.spec.classes
-    if not classes:
-        raise UsageError(f"label={label} asks for a class, but this model was trained without classes.")
-    if str(label) in classes:
-        return classes.index(str(label))
-    raise UsageError(f"There is no class '{label}'; {nearest(str(label), classes)}")
 
 
 def _and(parts: frozenset[str]) -> str:

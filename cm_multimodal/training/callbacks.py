@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import signals
+from ..clock import minutes
 from ..errors import Interrupted
 from ..files import write_text
 from .checkpoints import Checkpoint, prune, save
@@ -73,7 +74,7 @@ class Recorder(lightning.Callback):
     def _show(self, module: TrainingModule, loss: float, samples_per_s: float, seconds_left: float) -> None:
         line = (
             f"{module.seen:>9,}/{module.samples:,} samples  loss {loss:.4f}  "
-            f"{samples_per_s:,.0f} samples/s  {_minutes(seconds_left)} left"
+            f"{samples_per_s:,.0f} samples/s  {minutes(seconds_left)} left"
         )
         if sys.stdout.isatty():
             print(f"\r{line}   ", end="", flush=True)
@@ -244,8 +245,3 @@ def _due(module: TrainingModule, every: int) -> bool:
 def _training(module: lightning.LightningModule) -> TrainingModule:
     assert isinstance(module, TrainingModule)
     return module
-
-
-def _minutes(seconds: float) -> str:
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

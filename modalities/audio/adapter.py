@@ -34,6 +34,7 @@ class AudioModality(Modality):
     name = "audio"
     classifier = "support vectors (C = 10) on log-mel spectrograms"
     measures: tuple[str, ...] = ("level", "active")
+    kinds = preview.KINDS
     edits: tuple[str, ...] = edit.EDITS
 
     def __init__(self, spec: TensorSpec) -> None:
@@ -113,8 +114,11 @@ class AudioModality(Modality):
     def preview(self, rows: Mapping[str, Tensor], file: Path) -> Path:
         return preview.sheet(rows, self.rate, file)
 
-    def write(self, raw: Tensor, names: list[str], folder: Path) -> list[Path]:
-        return preview.write_files(raw, names, self.rate, folder)
+    def write(self, raw: Tensor, names: list[str], folder: Path, kind: str | None = None) -> list[Path]:
+        return preview.write_files(raw, names, self.rate, folder, kind or self.kinds[0])
+
+    def void(self, raw: Tensor) -> Tensor:
+        return ~raw.any(dim=1)
 
     def arrays(self, raw: Tensor) -> dict[str, Any]:
         preview.check_heard(raw, [str(number) for number in range(len(raw))])

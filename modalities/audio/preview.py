@@ -1,6 +1,6 @@
 r"""Clips to listen to and to look at: WAV files, and a sheet of waveforms and mel spectrograms."""
 
-__all__ = ["check_heard", "sheet", "write_files"]
+__all__ = ["KINDS", "check_heard", "sheet", "write_files"]
 
 import soundfile
 import torch
@@ -18,28 +18,30 @@ from torch.nn import functional as F
 from .clips import to_wave
 from .metrics import log_mel
 
+KINDS = ("wav", "flac")
 COLUMNS = 8
 PAUSE = 0.15  # seconds between the clips of a row
 INK, QUIET = "#2563a8", "#6b7280"
 QUIETEST, LOUDEST = -11.5, 3.0  # of the logarithms of mel amplitudes
 
 
-def write_files(raw: Tensor, names: list[str], rate: int, folder: Path) -> list[Path]:
-    """Writes one WAV file, of 16 bits, for each clip, and returns the files.
+def write_files(raw: Tensor, names: list[str], rate: int, folder: Path, kind: str = "wav") -> list[Path]:
+    """Writes one file, of 16 bits, for each clip, and returns the files.
 
     Arguments:
         raw: Clips with shape (N, T), in int16.
         names: Their names without the suffix; a slash in it makes a sub-folder.
         rate: The samples a second.
         folder: Where to write them.
+        kind: One of `KINDS`; both hold the clip bit for bit.
 
     Raises:
         DataError: A clip is silent; none of them is written.
     """
     check_heard(raw, names)
-    files = [folder / f"{name}.wav" for name in names]
+    files = [folder / f"{name}.{kind}" for name in names]
     for clip, file in zip(raw, files, strict=True):
-        _save(clip, rate, file)
+        _save(clip, rate, file, kind)
     return files
 
 
@@ -95,10 +97,10 @@ def _draw(line: Axes, picture: Axes, raw: Tensor, rate: int, columns: int) -> No
         axes.set_frame_on(False)
 
 
-def _save(clip: Tensor, rate: int, file: Path) -> None:
+def _save(clip: Tensor, rate: int, file: Path, kind: str = "wav") -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with replaced(file, durable=False) as part:
-        soundfile.write(part, clip.numpy(), rate, format="WAV", subtype="PCM_16")
+        soundfile.write(part, clip.numpy(), rate, format=kind.upper(), subtype="PCM_16")
 
 
 def _plain(name: str) -> str:

@@ -21,6 +21,7 @@ class ImageModality(Modality):
 
     name = "image"
     classifier = "support vectors (C = 10) on pixels"
+    kinds = ("png",)
     edits = edit.EDITS
 
     @classmethod
@@ -45,7 +46,7 @@ class ImageModality(Modality):
     def preview(self, rows: Mapping[str, Tensor], file: Path) -> Path:
         return preview.grid(rows, file.with_suffix(".png"))
 
-    def write(self, raw: Tensor, names: list[str], folder: Path) -> list[Path]:
+    def write(self, raw: Tensor, names: list[str], folder: Path, kind: str | None = None) -> list[Path]:
         return preview.write_files(raw, names, folder)
 
     def arrays(self, raw: Tensor) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class TextModality(Modality):
     name = "text"
     classifier = "support vectors (C = 10) on words and pairs of them"
     previewed = (1, 2, 4, 8, 64)
+    kinds = ("txt",)
     edits = edit.EDITS
     by_train = tuple(sorted(metrics.BY_TRAIN))
 
@@ -95,7 +96,7 @@ class TextModality(Modality):
     def preview(self, rows: Mapping[str, Tensor], file: Path) -> Path:
         return preview.sheet(rows, file)
 
-    def write(self, raw: Tensor, names: list[str], folder: Path) -> list[Path]:
+    def write(self, raw: Tensor, names: list[str], folder: Path, kind: str | None = None) -> list[Path]:
         return preview.write_files(raw, names, folder)
 
     def arrays(self, raw: Tensor) -> dict[str, Any]:

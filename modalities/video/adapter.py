@@ -33,6 +33,7 @@ class VideoModality(Modality):
     classifier = "support vectors (C = 10) on centred frames"
     measures = tuple(metrics.MEASURES)
     by_train = tuple(sorted(metrics.BY_TRAIN))
+    kinds = preview.KINDS
     edits = edit.EDITS
 
     def __init__(self, spec: TensorSpec) -> None:
@@ -81,8 +82,8 @@ class VideoModality(Modality):
     def preview(self, rows: Mapping[str, Tensor], file: Path) -> Path:
         return preview.strip(rows, file, self.fps)
 
-    def write(self, raw: Tensor, names: list[str], folder: Path) -> list[Path]:
-        return preview.write_files(raw, names, folder, self.fps)
+    def write(self, raw: Tensor, names: list[str], folder: Path, kind: str | None = None) -> list[Path]:
+        return preview.write_files(raw, names, folder, self.fps, kind or self.kinds[0])
 
     def arrays(self, raw: Tensor) -> dict[str, Any]:
         return preview.arrays(raw, self.fps)

@@ -1,0 +1,1 @@
+r"""Data sets of generated samples, for other models to be trained on."""

@@ -191,7 +191,7 @@ def _check(card: Card) -> None:
         and math.prod(shape) <= LIMITS["elements of a sample"],
         "its sigma_data": isinstance(sigma, float) and math.isfinite(sigma) and sigma > 0,
         "its classes": len(card.spec.classes) <= LIMITS["classes"]
-        and all(isinstance(c, str) for c in card.spec.classes),
+        and all(isinstance(c, str) and c.encode(errors="replace").decode() == c for c in card.spec.classes),
         "its chunk": type(card.chunk) is int and 0 < card.chunk * math.prod(shape) <= LIMITS["elements of a chunk"],
         "its modality": isinstance(card.modality, str) and card.modality.isidentifier(),
         "its objective": isinstance(card.objective, str) and len(card.objective) <= 100,

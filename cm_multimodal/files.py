@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import safetensors.torch
+import secrets
 import stat
 
 from collections.abc import Iterator, Mapping
@@ -24,7 +25,7 @@ def replaced(file: Path, durable: bool = True) -> Iterator[Path]:
         file: The file.
         durable: Whether to wait for the disk, so that not even a power cut leaves half a file.
     """
-    part = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    part = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield part
         if durable:

@@ -176,9 +176,6 @@ class Modality(ABC):
             names: Their names without the suffix; a slash in it makes a sub-folder.
             folder: Where to write them.
             kind: One of `kinds`; the first unless given.
-
-        Raises:
-            UsageError: What writes this kind is not installed.
         """
 
     @abstractmethod
@@ -196,6 +193,9 @@ class Modality(ABC):
     def void(self, raw: Tensor) -> Tensor:
         """Says which raw samples hold nothing, such as a sound that is silent, with shape (N,)."""
         return torch.zeros(len(raw), dtype=torch.bool)
+
+    def check_kind(self, kind: str) -> None:  # noqa: B027 (most need nothing)
+        """Raises a UsageError where what writes one of `kinds` is not installed."""
 
     def extractor(self, config: Mapping[str, Any]) -> str:
         """Returns what a table calls the features of a configuration: with a checksum, if others' weights make them."""

@@ -16,11 +16,15 @@ import torch
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 from typing import Any, Protocol, TypeVar
 
 from . import signals
-from .errors import UsageError
+from .errors import DataError, UsageError
+
+LOOK_EVERY_S = 0.5
 
 T = TypeVar("T")
 
@@ -34,33 +38,45 @@ class Workers(Protocol):
 
 @contextlib.contextmanager
 def pool(count: int, threads: int = 1) -> Iterator[Workers]:
-    """Gives processes to submit work to; what waits is given up when the context ends.
+    """Gives processes to submit work to. An error, or a signal to stop, ends them at once, whatever they are at.
 
     Arguments:
         count: How many.
         threads: The CPU threads of each.
+
+    Raises:
+        DataError: One of them has died.
     """
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(count, context, _begin, (threads,)) as executor:
+    stop = context.Event()
+    with concurrent.futures.ProcessPoolExecutor(count, context, _begin, (threads, stop)) as executor:
         try:
             yield executor
+        except BrokenProcessPool as error:
+            raise DataError(
+                "A process that was at work has died, most likely for want of memory. What was finished stays: the same "
+                "command goes on, with fewer processes if you like."
+            ) from error
+        except BaseException:
+            stop.set()
+            raise
         finally:
             executor.shutdown(cancel_futures=True)
 
 
-def _begin(threads: int) -> None:
+def _begin(threads: int, stop: Event) -> None:
     torch.set_num_threads(threads)
     for number in signals.CODES:
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end, args=(stop,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """Ends this process when the one that started it was killed: nobody would tell it."""
+def _end(stop: Event) -> None:
+    """Ends this process when it is told to, or when the one that started it was killed: nobody would tell it."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    while parent is not None and parent.is_alive() and not stop.wait(LOOK_EVERY_S):
+        pass
+    os._exit(1)
 
 
 @contextlib.contextmanager
@@ -72,14 +88,17 @@ def ray_pool(threads: int = 1, gpu: bool = False) -> Iterator[Workers]:
         gpu: Whether it takes a GPU.
 
     Raises:
-        UsageError: Ray is not installed.
+        UsageError: Ray is not installed, or does not answer.
     """
     if not importlib.util.find_spec("ray"):
         raise UsageError(
             "launcher=ray needs Ray, which is not installed: type 'pip install ray', or leave launcher= out."
         )
     ray = _ray()
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+    try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+    except ConnectionError as error:
+        raise UsageError(f"There is no cluster of Ray where RAY_ADDRESS says: {error}") from error
     try:
         yield _Ray({"num_cpus": threads, "num_gpus": int(gpu)})
     finally:

@@ -25,7 +25,7 @@ LAYERS = (
     ("maps",),
     ("editing", "exact", "machine", "samplers", "solvers"),
     ("modality",),
-    ("judge", "listing", "objectives"),
+    ("judge", "labelling", "listing", "objectives"),
     ("guidance",),
     ("build", "bundle"),
     ("evaluation", "generation", "model", "training"),

@@ -20,7 +20,8 @@ from cm_multimodal.generation.sampling import Samples, collect, make_plan
 from cm_multimodal.synthesis import making
 from cm_multimodal.synthesis.audit import audit
 from cm_multimodal.synthesis.formats import FORMATS
-from cm_multimodal.synthesis.making import Share, find_share
+from cm_multimodal.synthesis.record import SetFolder
+from cm_multimodal.synthesis.share import Share, find_share
 from collections.abc import Callable
 from modalities.image.adapter import ImageModality
 from own_files import tree, write_model
@@ -151,6 +152,7 @@ def test_shares_make_the_whole(bundle: Path, whole: Path, tmp_path: Path, monkey
     out = tmp_path / "set"
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
     monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "5")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MAX", "7")
     for task in ("7", "5", "6"):
         assert not (out / "SHA256SUMS").exists()
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", task)
@@ -160,10 +162,18 @@ def test_shares_make_the_whole(bundle: Path, whole: Path, tmp_path: Path, monkey
 
 def test_where_a_share_comes_from() -> None:
     """Arrays may begin anywhere and skip numbers; without one, all is this process's."""
-    array = {"SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARRAY_TASK_STEP": "5"}
-    shares = [find_share({**array, "SLURM_ARRAY_TASK_ID": str(number)}) for number in (10, 15, 20, 25)]
-    assert shares == [Share(rank, 4) for rank in range(4)]
-    assert find_share({}) == Share(0, 1)
+    array = {"COUNT": "4", "MIN": "10", "MAX": "25", "STEP": "5"}
+    tasks = [
+        {f"SLURM_ARRAY_TASK_{key}": value for key, value in {**array, "ID": str(n)}.items()} for n in (10, 15, 20, 25)
+    ]
+    assert [find_share(None, task) for task in tasks] == [Share(rank, 4) for rank in range(4)]
+    assert find_share(None, {}) == Share(0, 1)
+    assert find_share("3/8", tasks[0]) == Share(3, 8)
+    for wrong in ("8/8", "1", "-1/2", "a/b"):
+        with pytest.raises(UsageError, match="is not possible"):
+            find_share(wrong, {})
+    with pytest.raises(UsageError, match="some numbers are left out"):
+        find_share(None, {**tasks[0], "SLURM_ARRAY_TASK_MAX": "40"})
 
 
 def test_verify_finds_what_is_missing_changed_or_truncated(
@@ -189,6 +199,41 @@ def test_verify_finds_what_is_missing_changed_or_truncated(
     other.unlink()
     assert synth(bundle, out) == 0
     assert tree(out) == tree(whole)
+
+
+def test_a_damaged_list_of_checksums_is_written_anew(bundle: Path, whole: Path, tmp_path: Path, cmm: Cmm) -> None:
+    """Empty, cut at the end of a line, or no text at all: verify says so, and the command that made the set mends it."""
+    out = shutil.copytree(whole, tmp_path / "set")
+    lines = (out / "SHA256SUMS").read_bytes().splitlines(keepends=True)
+    for content in (b"", b"".join(lines[:-3]), b"\xff\n"):
+        (out / "SHA256SUMS").write_bytes(content)
+        assert cmm("verify", f"out={out}") == 3
+        assert synth(bundle, out) == 0
+        assert tree(out) == tree(whole)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "3", "{}", '{"n": 5}', '{"n": 5, "shard": 0}', '{"n": "many", "shard": 5}']
+)
+def test_a_plan_that_is_none_is_a_sentence(
+    whole: Path, tmp_path: Path, cmm: Cmm, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever lies in plan.json, verify reads it or says that it cannot."""
+    out = shutil.copytree(whole, tmp_path / "set")
+    (out / "plan.json").write_text(text)
+    assert cmm("verify", f"out={out}") == 3
+    assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["null", "[]", "{}", '{"rows": 3, "files": {}}', '{"rows": [], "files": {"a": [1e999, ""]}}']
+)
+def test_a_record_that_is_none_is_a_fault(whole: Path, tmp_path: Path, cmm: Cmm, text: str) -> None:
+    """A shard whose record cannot be read is not there; it is one fault."""
+    out = shutil.copytree(whole, tmp_path / "set")
+    (out / "records/00001.json").write_text(text)
+    assert cmm("verify", f"out={out}") == 3
+    assert SetFolder(out).shard(1) is None
 
 
 def test_verify_of_what_is_half_done(bundle: Path, whole: Path, tmp_path: Path, cmm: Cmm) -> None:
@@ -221,6 +266,8 @@ def test_verify_of_what_is_half_done(bundle: Path, whole: Path, tmp_path: Path, 
         (("shard=0",), "shard=0 is not possible"),
         (("batch=0",), "batch=0 is not possible"),
         (("processes=two",), "processes=two is not possible"),
+        (("report=2",), "report=2 is not possible"),
+        (("share=2/2",), "share=2/2 is not possible"),
         (("launcher=slurm",), "There is no launcher 'slurm'"),
         (("launcher=ray", "processes=2"), "its cluster decides"),
         (("confidence=1",), "confidence=1 is not possible"),

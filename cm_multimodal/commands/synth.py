@@ -8,9 +8,10 @@ from typing import Any
 
 from ..clock import minutes
 from ..errors import UsageError
-from ..synthesis.making import find_share, synthesize
+from ..synthesis.making import synthesize
 from ..synthesis.order import Order
 from ..synthesis.record import SetFolder
+from ..synthesis.share import find_share
 from ..values import fits
 from .evaluate import data_of
 from .source import folder_of
@@ -28,7 +29,7 @@ def run(config: Mapping[str, Any]) -> None:
         if not ((fits(value, int) and value >= 1) or (value is None and name == "processes")):
             raise UsageError(f"{name}={value} is not possible; it is a whole number from 1.")
     out = Path(config["out"]).expanduser()
-    how = (config["batch"], config["processes"], find_share(), config["launcher"])
+    how = (config["batch"], config["processes"], find_share(config["share"]), config["launcher"])
     for progress in synthesize(_order(config), out, *how):
         print(
             f"{progress.done:>9,}/{progress.total:,} samples  {progress.samples_per_s:,.0f} samples/s  "

@@ -78,7 +78,8 @@ def _counts(wish: Mapping[str, int | float], n: int) -> dict[str, int]:
     return {name: count + (name in short) for name, count in counts.items()}
 
 
-def _spread(counts: Mapping[int, int]) -> Tensor:
+def _spread(wanted: Mapping[int, int]) -> Tensor:
+    counts = dict(sorted(wanted.items()))
     places = torch.cat([(torch.arange(count, dtype=torch.float64) + 0.5) / count for count in counts.values()])
     labels = torch.cat([torch.full((count,), label) for label, count in counts.items()])
     return labels[torch.sort(places, stable=True).indices]

@@ -64,7 +64,7 @@ def audit(ground: Reference, raw: Tensor, ids: Tensor) -> Audit:
     rows = (
         [(int(ids[i]), int(found.indices[i]), round(float(found.values[i]) / usual, 4)) for i in order] if usual else []
     )
-    among = nearest(x, x, other=True).values if len(x) > 1 else torch.ones(len(x))
+    among = nearest(x, x, other=True).values
     copied, real_copied, repeated = (_share(values < NEAR * usual) for values in (found.values, real, among))
     return Audit(len(x), copied, real_copied, repeated, round(usual, 6), tuple(rows))
 

@@ -23,20 +23,7 @@ WARNING = (
     "depends on the rights to the training data."
 )
 GROUP = {"image": "folder", "audio": "sounds", "text": "texts", "video": "videos"}
-HOW = (
-    "steps",
-    "sampler",
-    "solver",
-    "gamma",
-    "guidance",
-    "interval",
-    "grid",
-    "path",
-    "seed",
-    "chunk",
-    "threads",
-    "device",
-)
+HOW = ("steps", "guidance", "interval", "grid", "path", "seconds", "decoder", "seed", "chunk", "threads", "device")
 
 
 def card(record: Mapping[str, Any]) -> str:
@@ -56,7 +43,7 @@ def card(record: Mapping[str, Any]) -> str:
     program, calls = record["made_by"]["program"], record["calls"]
     facts = {"objective": model["objective"], "training samples seen": f"{model['samples_seen']:,}"}
     facts |= {"weights": plan["model"]} | {f"trained on {key}": value for key, value in record["data"].items()}
-    facts |= {key: plan[key] for key in HOW if plan.get(key) is not None}
+    facts |= {"drawn by": record["method"]} | {key: plan[key] for key in HOW if plan.get(key) is not None}
     parts = [
         f"# {record['samples']:,} synthetic samples ({plan['modality']})",
         ORIGIN.format(program=program, calls=f"{calls} network call{'s' * (calls != 1)}"),
@@ -71,8 +58,13 @@ def card(record: Mapping[str, Any]) -> str:
 
 
 def _table(rows: Mapping[str, Any]) -> str:
-    lines = [f"| {key} | {value} |" for key, value in rows.items()]
+    lines = [f"| {_plain(key)} | {_plain(value)} |" for key, value in rows.items()]
     return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _plain(value: object) -> str:
+    """Returns a value as it stands in a cell of a table."""
+    return "".join(c if c.isprintable() else " " for c in str(value)).replace("|", "\\|")
 
 
 def _left_out(record: Mapping[str, Any]) -> str:

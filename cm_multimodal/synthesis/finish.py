@@ -24,14 +24,14 @@ from ..machine import describe_machine
 from .audit import Audit, audit, audited
 from .card import card
 from .order import Job
-from .record import SetFolder, Shard
+from .record import OWN, SetFolder, Shard
 
 
 def finish(job: Job, folder: SetFolder) -> None:
     """Writes what a set has beside its samples, if it is not there, and removes what was left behind half done."""
-    if not _finished(folder):
-        shards = [shard for number in range(job.shards) if (shard := folder.shard(number)) is not None]
-        found = _audit(job, folder) if job.ground is not None and job.order.report else None
+    shards = [shard for number in range(job.shards) if (shard := folder.shard(number)) is not None]
+    if not _finished(folder, shards):
+        found = _audit(job, folder) if job.looks else None
         record = _record(job, shards, found)
         write_text(folder.folder / "samples.csv", _index(job, shards))
         write_text(folder.folder / "manifest.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
@@ -40,11 +40,12 @@ def finish(job: Job, folder: SetFolder) -> None:
     folder.tidy()
 
 
-def _finished(folder: SetFolder) -> bool:
-    if not folder.sums.exists():
+def _finished(folder: SetFolder, shards: Sequence[Shard]) -> bool:
+    if not folder.sums.exists() or not all((folder.folder / name).exists() for name in OWN):
         return False
-    names = [line.split("  ", 1)[-1] for line in folder.sums.read_text(encoding="utf-8").splitlines()]
-    return all((folder.folder / name).exists() for name in names)
+    lines = folder.sums.read_text(encoding="utf-8", errors="replace").splitlines()
+    there = {name for shard in shards for name in shard.files} | {path.as_posix() for path in folder.others()}
+    return {line.split("  ", 1)[-1] for line in lines} == there
 
 
 def _record(job: Job, shards: Sequence[Shard], found: Audit | None) -> dict[str, Any]:
@@ -54,7 +55,8 @@ def _record(job: Job, shards: Sequence[Shard], found: Audit | None) -> dict[str,
     for shard in shards:
         left_out.update({reason: len(numbers) for reason, numbers in shard.left_out.items()})
     made = job.model.bundle.card
-    facts = describe_machine()
+    on_gpu = job.model.device.type == "cuda"
+    device = torch.cuda.get_device_name(job.model.device) if on_gpu else describe_machine()["processor"]
     return {
         "plan": job.words,
         "samples": len(rows),
@@ -62,6 +64,7 @@ def _record(job: Job, shards: Sequence[Shard], found: Audit | None) -> dict[str,
         "left_out": dict(left_out),
         "classes": {classes[label]: labels[label] for label in sorted(labels) if label >= 0},
         "calls": shards[0].calls,
+        "method": type(job.plan.method).__name__,
         "model": {"objective": made.objective, "samples_seen": made.samples_seen, "learned": sorted(made.learned)},
         "data": {key: value for key, value in job.order.data.items() if value is not None and key != "root"},
         "copies": None if found is None else dataclasses.asdict(found),
@@ -70,7 +73,7 @@ def _record(job: Job, shards: Sequence[Shard], found: Audit | None) -> dict[str,
             "commit": commit(),
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "hardware": ", ".join([facts["processor"], *facts["gpus"]]),
+            "hardware": device,
         },
     }
 
@@ -90,7 +93,7 @@ def _audit(job: Job, folder: SetFolder) -> Audit | None:
     """Looks through some of the samples, and shows those that are nearest to training samples."""
     seen = [_seen(job, folder, number) for number in range(job.shards)]
     raw, ids = (torch.cat([part[index] for part in seen]) for index in (0, 1))
-    if job.ground is None or not len(raw):
+    if not len(raw):
         return None
     found = audit(job.ground, raw, ids)
     place = {int(number): index for index, number in enumerate(ids)}
@@ -109,6 +112,8 @@ def _seen(job: Job, folder: SetFolder, number: int) -> tuple[Tensor, Tensor]:
     shard, wanted = folder.shard(number), audited(job.plan.n)
     ids = torch.tensor([row.sample_id for row in shard.rows] if shard else [], dtype=torch.int64)
     ids = ids[torch.isin(ids, wanted)]
+    if not len(ids):
+        return job.ground.splits.train.raw[:0], ids
     try:
         kept = safetensors.torch.load_file(folder.looked_at / f"{number:05d}.safetensors")
         if torch.equal(kept["sample_id"], ids):

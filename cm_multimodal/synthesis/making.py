@@ -6,7 +6,7 @@ written, is a function of the plan, whoever draws it. So processes need nothing 
 and arrays of SLURM give each its part of the shards, and whoever finds all of them there finishes the set.
 """
 
-__all__ = ["Progress", "Share", "find_share", "synthesize"]
+__all__ = ["Progress", "synthesize"]
 
 import concurrent.futures
 import contextlib
@@ -28,24 +28,16 @@ from ..errors import UsageError, nearest
 from ..files import sync, write_tensors
 from ..generation.sampling import Samples, draw, map_of
 from ..machine import free_cores
-from ..training.world import find_world
 from ..workers import Workers, pool, ray_pool
 from .audit import audited
 from .finish import finish
 from .order import Job, Order
 from .record import Row, SetFolder, Shard, checksum_of
+from .share import Share
 
 LAUNCHERS = ("local", "ray")
 WRITERS = 4
 VOID, DOUBTFUL = "empty", "doubtful"
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which shards are this process's: every `size`-th, from `rank` on."""
-
-    rank: int = 0
-    size: int = 1
 
 
 @dataclass(frozen=True)
@@ -56,14 +48,6 @@ class Progress:
     total: int
     samples_per_s: float
     seconds_left: float
-
-
-def find_share(environment: Mapping[str, str] = os.environ) -> Share:
-    """Returns the part of this process, as torchrun, srun or an array of SLURM says; without them all is its own."""
-    world, count = find_world(), int(environment.get("SLURM_ARRAY_TASK_COUNT", 1))
-    first, step = (int(environment.get(f"SLURM_ARRAY_TASK_{key}", usual)) for key, usual in (("MIN", 0), ("STEP", 1)))
-    index = (int(environment.get("SLURM_ARRAY_TASK_ID", first)) - first) // max(step, 1)
-    return Share(index * world.size + world.rank, count * world.size)
 
 
 def synthesize(
@@ -90,7 +74,15 @@ def synthesize(
         Interrupted: A signal to stop came; shards that were finished stay.
     """
     job, folder = order.open(), SetFolder(out)
+    job.read_ahead()
     folder.claim(job.words)
+    with folder.held(f"share-{share.rank}-of-{share.size}"):
+        yield from _synthesize(job, folder, batch, processes, share, launcher)
+
+
+def _synthesize(
+    job: Job, folder: SetFolder, batch: int, processes: int | None, share: Share, launcher: str
+) -> Iterator[Progress]:
     mine = range(share.rank, job.shards, share.size)
     missing = [number for number in mine if not folder.whole(number)]
     lent = _workers(job, processes, len(missing), launcher)
@@ -98,13 +90,14 @@ def synthesize(
     total, begin = sum(counts.values()), time.monotonic()
     before = total - sum(counts[number] for number in missing)
     done = before
-    made = _alone(job, folder, missing, batch) if lent is None else _together(order, folder, missing, batch, lent)
+    made = _alone(job, folder, missing, batch) if lent is None else _together(job.order, folder, missing, batch, lent)
     for number in made:
         done += counts[number]
         pace = (done - before) / max(time.monotonic() - begin, 1e-9)
         yield Progress(done, total, pace, (total - done) / pace)
     if all(folder.shard(number) for number in range(job.shards)):
-        finish(job, folder)
+        with folder.held("finish", wait=True):
+            finish(job, folder)
 
 
 def _workers(
@@ -198,9 +191,11 @@ def _encode(job: Job, samples: Samples, folder: SetFolder) -> _Part:
     rest = samples.only(kept)
     confidence = [round(value, 6) if job.sieve is not None else None for value in sure[kept].tolist()]
     piece = job.form.encode(rest, folder.folder)
-    looked_at = job.ground is not None and job.order.report
-    seen = rest.only(torch.isin(rest.sample_id, audited(job.plan.n))) if looked_at else rest.only(torch.zeros(0).long())
-    return _Part(Samples(rest.raw[:0], rest.label, rest.sample_id, rest.calls), confidence, left_out, piece, seen)
+    wanted = audited(job.plan.n) if job.looks else torch.zeros(0, dtype=torch.int64)
+    seen = rest.only(torch.isin(rest.sample_id, wanted))
+    return _Part(
+        Samples(rest.raw[:0].clone(), rest.label, rest.sample_id, rest.calls), confidence, left_out, piece, seen
+    )
 
 
 def _numbers(samples: Samples, which: Tensor) -> tuple[int, ...]:

@@ -16,10 +16,11 @@ import torch
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any
 
-from ..bundle import LIMITS
-from ..errors import UsageError
+from ..bundle import LIMITS, Bundle
+from ..errors import DataError, UsageError
 from ..evaluation.reference import Reference, reference
 from ..generation.labels import Wish
 from ..generation.sampling import Plan, check_alone, make_plan
@@ -32,7 +33,8 @@ from .formats import Format, make_format
 from .sieve import Sieve
 
 FORMAT = 1
-HERE = ("source", "data", "report")  # what the samples do not depend on, or the model's checksum stands for
+MOST = 100_000  # samples of a shard
+HERE = ("source", "decoder", "data")  # a checksum, or what was meant, stands for them
 
 
 @dataclass(frozen=True)
@@ -91,20 +93,20 @@ class Order:
         """
         for name in ("shard", "chunk", "threads"):
             value = getattr(self, name)
-            if value is not None and not (fits(value, int) and value >= 1):
-                raise UsageError(f"{name}={value} is not possible; it is a whole number from 1.")
+            if value is not None and not (fits(value, int) and 1 <= value <= MOST):
+                raise UsageError(f"{name}={value} is not possible; it is a whole number from 1 to {MOST:,}.")
+        if type(self.report) is not bool:
+            raise UsageError(f"report={self.report} is not possible; it is true or false.")
         set_threads(self.threads or 1)
-        model = self._model()
-        check_alone(model.bundle)
+        original = Model.load(self.source, self.device)
+        check_alone(original.bundle)
+        model = self._altered(original)
         plan = make_plan(model.bundle, self._count(), label=self.label, **self.how)
-        modality, classes = model.bundle.modality, model.bundle.card.spec.classes
-        form = make_format(self.format, modality, self.kind, classes, plan.seed)
-        wanted = self.confidence is not None or self.report
-        ground = reference(model.bundle, self.data, {}) if wanted and self.data else None
-        return Job(self, model, plan, form, ground, self._sieve(ground))
+        form = make_format(self.format, model.bundle.modality, self.kind, model.bundle.card.spec.classes, plan.seed)
+        self._check_confidence()
+        return Job(self, model, plan, form, original.bundle)
 
-    def _model(self) -> Model:
-        model = Model.load(self.source, self.device)
+    def _altered(self, model: Model) -> Model:
         model = replace(model, device=find_world().device(model.device))
         if self.seconds is not None:
             if not fits(self.seconds, float):
@@ -129,17 +131,16 @@ class Order:
             raise UsageError("Say how many samples: n=10000.")
         return self.n
 
-    def _sieve(self, ground: Reference | None) -> Sieve | None:
+    def _check_confidence(self) -> None:
         if self.confidence is None:
-            return None
+            return
         if not (fits(self.confidence, float) and 0 < self.confidence < 1):
             raise UsageError(f"confidence={self.confidence} is not possible; it is a probability between 0 and 1.")
-        if ground is None:
+        if not self.data or self.seconds is not None:
             raise UsageError(
                 f"confidence={self.confidence} needs a judge, which is fitted to the training data: name them "
-                "(data.name=...), or the run itself instead of its bundle."
+                "(data.name=...), or the run itself instead of its bundle; and leave seconds= out."
             )
-        return Sieve(ground, self.confidence)
 
 
 @dataclass(frozen=True)
@@ -151,16 +152,42 @@ class Job:
         model: The model.
         plan: How it is sampled.
         form: How samples are written.
-        ground: The real data, where they are at hand and needed.
-        sieve: What leaves samples out, if anything does.
+        original: The model that was trained, before its samples were made longer, or decoded by another one.
     """
 
     order: Order
     model: Model
     plan: Plan
     form: Format
-    ground: Reference | None
-    sieve: Sieve | None
+    original: Bundle
+
+    @property
+    def looks(self) -> bool:
+        """Whether the set is looked through for copies: not where the training data are not at hand, or last otherwise."""
+        return self.order.report and bool(self.order.data) and self.order.seconds is None
+
+    @cached_property
+    def ground(self) -> Reference:
+        """The real data."""
+        return reference(self.original, self.order.data, {})
+
+    @cached_property
+    def sieve(self) -> Sieve | None:
+        """What leaves samples out, if anything does."""
+        return None if self.order.confidence is None else Sieve(self.ground, self.order.confidence)
+
+    def read_ahead(self) -> None:
+        """Reads the real data if they will be needed, so that nothing is drawn in vain.
+
+        Raises:
+            UsageError, DataError: They are not there, or cannot be used.
+        """
+        try:
+            _ = self.ground if self.looks else None
+        except (UsageError, DataError) as error:
+            raise type(error)(
+                f"{error} (The set is to be looked through for copies of training samples; report=false does without.)"
+            ) from error
 
     @cached_property
     def shard(self) -> int:
@@ -181,18 +208,25 @@ class Job:
     @cached_property
     def words(self) -> dict[str, Any]:
         """All that the bytes of the set depend on, but for the type of the machine, as plain data."""
-        card, decoder = self.model.bundle.card, self.order.decoder
-        whole = {key: value for key, value in dataclasses.asdict(self.order).items() if key not in HERE}
+        card, order = self.model.bundle.card, self.order
+        whole = {key: value for key, value in dataclasses.asdict(order).items() if key not in HERE}
         how = {**whole.pop("how"), "n": self.plan.n, "chunk": card.chunk, "shard": self.shard, "kind": self.form.kind}
         facts = {
+            "label": _sorted(order.label),
+            "grid": self.plan.grid,
             "model": checksum(self.model),
-            "decoder": None if decoder is None else checksum(Model.load(decoder)),
+            "decoder": None if order.decoder is None else checksum(Model.load(order.decoder)),
             "judge": None if self.sieve is None else self.sieve.digest,
+            "data": {key: value for key, value in order.data.items() if value is not None and key != "root"},
             "device": self.model.device.type,
-            "threads": self.order.threads or 1,
-            "torch": torch.__version__,
+            "threads": order.threads or 1,
+            "versions": f"cm-multimodal {version('cm-multimodal')}, torch {torch.__version__}",
         }
         return json.loads(json.dumps({"version": FORMAT, "modality": card.modality, **whole, **how, **facts}))
+
+
+def _sorted(label: Wish | None) -> Wish | None:
+    return dict(sorted(label.items(), key=lambda item: str(item[0]))) if isinstance(label, Mapping) else label
 
 
 def checksum(model: Model) -> str:

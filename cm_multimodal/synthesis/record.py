@@ -9,17 +9,21 @@ r"""The folder of a synthetic data set.
     manifest.json         the same for programs
     SHA256SUMS            a checksum of every file, as `sha256sum -c` reads them; written last
 
-A shard without its record does not exist. What is begun has a name that starts with a dot, and goes at the end.
+A shard without its record does not exist. What is begun has a name that starts with a dot, and goes at the end, as do the
+locks, which are the kernel's: they end with the process that holds them, however that ends.
 """
 
-__all__ = ["Row", "SetFolder", "Shard", "checksum_of"]
+__all__ = ["OWN", "Row", "SetFolder", "Shard", "checksum_of"]
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +32,8 @@ from ..errors import DataError, UsageError
 from ..files import read_text, write_text
 
 LARGEST = 1 << 28  # bytes of a record
-DAMAGE = (OSError, ValueError, TypeError, KeyError, RecursionError)
+DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+OWN = ("plan.json", "samples.csv", "manifest.json", "README.md")
 
 
 @dataclass(frozen=True)
@@ -95,12 +100,40 @@ class SetFolder:
         if file.exists():
             _compare(self.folder, self.plan(), words)
             return
-        strange = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
+        strange = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith(f".{file.name}."))
         if strange and not file.exists():
             raise UsageError(
                 f"'{self.folder}' holds '{strange[0]}' and is no data set of cmm synth; choose another folder with out=."
             )
         write_text(file, json.dumps(words, indent=1, ensure_ascii=False) + "\n")
+
+    @contextlib.contextmanager
+    def held(self, what: str, wait: bool = False) -> Iterator[None]:
+        """Keeps other processes from the same piece of work, as long as the context lasts.
+
+        Arguments:
+            what: A name for it.
+            wait: Whether to wait for another process that is at it.
+
+        Raises:
+            UsageError: Another process is at it.
+        """
+        file = self.folder / f".{what}.lock"
+        while True:
+            with file.open("w") as stream:
+                try:
+                    fcntl.lockf(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except (BlockingIOError, PermissionError) as error:
+                    raise UsageError(
+                        f"Another process makes this part of '{self.folder}' already. Wait for it, or stop it."
+                    ) from error
+                if not os.fstat(stream.fileno()).st_nlink:
+                    continue  # the one that held it has finished, and removed it
+                try:
+                    yield
+                finally:
+                    file.unlink(missing_ok=True)
+                return
 
     def plan(self) -> dict[str, Any]:
         """Returns the plan.
@@ -113,7 +146,10 @@ class SetFolder:
         if not file.exists():
             raise UsageError(f"There is no data set in '{self.folder}': plan.json is missing.")
         try:
-            return dict(json.loads(read_text(file)))
+            plan = dict(json.loads(read_text(file)))
+            if not all(type(plan[key]) is int and 1 <= plan[key] <= LARGEST for key in ("n", "shard")):
+                raise ValueError("it does not say how many samples there are")
+            return plan
         except DAMAGE as error:
             raise DataError(
                 f"'{file}' cannot be read: {error}. Remove it, and synthesise into an empty folder."
@@ -126,6 +162,8 @@ class SetFolder:
             raw = json.loads(read_text(file, LARGEST))
             rows = tuple(Row(*row) for row in raw.pop("rows"))
             files = {name: (int(size), str(digest)) for name, (size, digest) in raw.pop("files").items()}
+            if raw["number"] != number:
+                return None
             return Shard(rows=rows, files=files, **raw)
         except DAMAGE:
             return None
@@ -148,10 +186,11 @@ class SetFolder:
         write_text(file, json.dumps(plain, ensure_ascii=False, separators=(",", ":")) + "\n")
 
     def others(self) -> list[Path]:
-        """Returns all files but the samples, the list of checksums, and what was left behind half done."""
-        found = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
-        hidden = (path for path in found if not any(part.startswith(".") for part in path.parts))
-        return sorted(path for path in hidden if path.parts[0] != "data" and path.name != self.sums.name)
+        """Returns the set's own files, but for the samples and the list of checksums."""
+        own = [self.folder / name for name in OWN]
+        for part in ("records", "report"):
+            own += [path for path in (self.folder / part).rglob("*") if not path.name.startswith(".")]
+        return sorted(path.relative_to(self.folder) for path in own if path.is_file())
 
     def write_sums(self, shards: Iterable[Shard]) -> None:
         """Writes the checksums of all files, which says that the set is whole."""
@@ -161,7 +200,9 @@ class SetFolder:
 
     def tidy(self) -> None:
         """Removes what was left behind half done."""
-        for path in self.folder.rglob(".*.tmp"):
+        parts = [path for part in ("data", "records", "report") for path in (self.folder / part).rglob(".*.tmp")]
+        names = [*OWN, self.sums.name]
+        for path in [*parts, *(path for name in names for path in self.folder.glob(f".{name}.*.tmp"))]:
             path.unlink(missing_ok=True)
         shutil.rmtree(self.looked_at, ignore_errors=True)
 

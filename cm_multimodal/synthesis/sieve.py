@@ -21,6 +21,8 @@ from ..errors import UsageError
 from ..evaluation.reference import Reference
 from ..judge import machine
 
+FOLDS = 5
+
 
 class Sieve:
     """Finds samples whose class is in doubt.
@@ -34,8 +36,12 @@ class Sieve:
     """
 
     def __init__(self, ground: Reference, least: float) -> None:
-        if ground.splits.train.label is None:
+        label = ground.splits.train.label
+        if label is None:
             raise UsageError(f"confidence={least} needs classes, and these samples have none.")
+        counts = label.unique(return_counts=True)[1]
+        if len(counts) < 2 or int(counts.min()) < FOLDS:
+            raise UsageError(f"confidence={least} needs two classes at least, of {FOLDS} training samples each.")
         self.ground, self.least = ground, least
 
     @cached_property
@@ -43,7 +49,7 @@ class Sieve:
         """The classifier."""
         train = self.ground.splits.train
         assert train.label is not None
-        return CalibratedClassifierCV(machine(), ensemble=False).fit(
+        return CalibratedClassifierCV(machine(), cv=FOLDS, ensemble=False).fit(
             self.ground.modality.vectors(train.raw), train.label.numpy()
         )
 

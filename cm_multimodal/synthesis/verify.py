@@ -2,16 +2,14 @@ r"""Verifying a synthetic data set: every file against its checksum."""
 
 __all__ = ["Fault", "verify"]
 
-import itertools
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import signals
 from ..errors import DataError
-from ..files import read_text
-from .record import LARGEST, SetFolder, Shard, checksum_of
+from ..files import open_regular
+from .record import SetFolder, Shard, checksum_of
 
 
 @dataclass(frozen=True)
@@ -40,25 +38,32 @@ def verify(out: Path) -> Iterator[Fault]:
     if not folder.sums.exists():
         yield Fault(folder.sums.name, f"the set is not finished: {count - len(missing)} of {count} shards are there")
     else:
-        yield from (Fault(f"records/{number:05d}.json", "missing, or it cannot be read") for number in missing)
-    yield from _faults(folder, [shard for shard in shards if shard is not None])
+        yield from (Fault(_record(number), "missing, or it cannot be read") for number in missing)
+    yield from _faults(
+        folder, [shard for shard in shards if shard is not None], [_record(number) for number in missing]
+    )
 
 
-def _faults(folder: SetFolder, shards: list[Shard]) -> Iterator[Fault]:
+def _record(number: int) -> str:
+    return f"records/{number:05d}.json"
+
+
+def _faults(folder: SetFolder, shards: list[Shard], known: list[str]) -> Iterator[Fault]:
     sizes = {name: size for shard in shards for name, (size, _) in shard.files.items()}
     sums = {name: digest for shard in shards for name, (_, digest) in shard.files.items()}
     listed = _listed(folder.sums) if folder.sums.exists() else {}
     there = (path for path in (folder.folder / "data").rglob("*") if path.is_file() and not path.name.startswith("."))
     strange = {path.relative_to(folder.folder).as_posix() for path in there} - sums.keys() - listed.keys()
     yield from (Fault(name, "it is not of this set") for name in sorted(strange))
-    for name in sorted({*sums, *listed}):
+    own = [path.as_posix() for path in folder.others()] if folder.sums.exists() else []
+    for name in sorted({*sums, *listed, *own} - {*known}):
         signals.check()
-        if folder.sums.exists() and listed.get(name) is None:
+        if folder.sums.exists() and name not in listed:
             yield Fault(name, f"{folder.sums.name} does not list it")
         elif name in sums and name in listed and sums[name] != listed[name]:
             yield Fault(name, f"{folder.sums.name} and the record of its shard disagree")
-        fault = _fault(folder.folder / name, sums.get(name, listed.get(name, "")), sizes.get(name))
-        if fault:
+        digest = sums.get(name, listed.get(name))
+        if digest is not None and (fault := _fault(folder.folder / name, digest, sizes.get(name))):
             yield Fault(name, fault)
 
 
@@ -73,8 +78,10 @@ def _fault(file: Path, digest: str, size: int | None) -> str:
 
 def _listed(file: Path) -> dict[str, str]:
     try:
-        lines = read_text(file, LARGEST).splitlines()
+        with open_regular(file) as stream:
+            pairs = (line.decode().rstrip("\n").split("  ", 1) for line in stream)
+            return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
     except (OSError, ValueError) as error:
-        raise DataError(f"'{file}' cannot be read: {error}.") from error
-    pairs = (line.split("  ", 1) for line in lines)
-    return {pair[1]: pair[0] for pair in itertools.filterfalse(lambda pair: len(pair) != 2, pairs)}
+        raise DataError(
+            f"'{file}' cannot be read: {error}. Remove it; the command that made the set writes it anew."
+        ) from error

@@ -12,11 +12,13 @@ from typing import Any
 from ..build import build_objective, build_part
 from ..bundle import Card, empty_map
 from ..errors import UsageError
+from ..labelling import Labelling
 from ..machine import choose_precision
 from ..maps import FlowMap
 from ..modality import Modality, Splits, TensorSpec, find_modality
 from ..objectives import Objective
 from .saved import Student, teacher_checksum, with_teacher
+from .settings import read_settings
 
 CHUNK, CHUNK_ELEMENTS = 64, 1 << 24  # samples that generation computes at a time, and their elements
 
@@ -36,10 +38,11 @@ class Parts:
 def build_parts(config: Mapping[str, Any], device: torch.device = torch.device("cpu")) -> Parts:
     """Builds data, network and objective from a configuration; the same seed gives the same initial weights."""
     adapter = find_modality(config["modality"])
-    splits = adapter.dataset(config["data"])
+    splits, labels = adapter.dataset(config["data"]), read_settings(Labelling, config.get("labels", {}), "labels")
+    splits = Splits(labels.of(splits.train), splits.test)
     modality = adapter(adapter.describe(splits.train, config["data"]))
     precision = choose_precision(config["train"]["precision"], device)
-    drop_label = float(config["train"]["drop_label"]) if modality.spec.classes else 0.0
+    drop_label = labels.drop(float(config["train"]["drop_label"])) if modality.spec.classes else 0.0
     dtype = torch.float64 if precision.dtype == torch.float64 else torch.float32
     taught = with_teacher(config["objective"], Student(modality.spec, drop_label, device, dtype))
     _check_guided(config["objective"], modality.spec, drop_label)

@@ -14,7 +14,9 @@ from ..errors import DataError, Interrupted, UsageError
 from ..files import read_text, write_text
 
 LARGEST, DEEPEST = 1 << 16, 32  # bytes and levels of a configuration
-BEFORE = {"optimizer.name": "adamw"}  # what runs had before it could be chosen
+BEFORE = {  # what runs had before it could be chosen
+    "optimizer.name": "adamw", "labels.share": 1.0, "labels.seed": 0, "labels.rest": True, "labels.weight": 0.5,
+}  # fmt: skip
 STATE = ("optimizer.name",)
 FREE = (
     "name", "runs", "resume", "optimizer.", "train.samples", "train.micro_batch", "train.checkpoint_every",

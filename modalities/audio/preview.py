@@ -2,6 +2,7 @@ r"""Clips to listen to and to look at: WAV files, and a sheet of waveforms and m
 
 __all__ = ["KINDS", "check_heard", "sheet", "write_files"]
 
+import errno
 import soundfile
 import torch
 
@@ -99,8 +100,11 @@ def _draw(line: Axes, picture: Axes, raw: Tensor, rate: int, columns: int) -> No
 
 def _save(clip: Tensor, rate: int, file: Path, kind: str = "wav") -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(file, durable=False) as part:
-        soundfile.write(part, clip.numpy(), rate, format=kind.upper(), subtype="PCM_16")
+    try:
+        with replaced(file, durable=False) as part:
+            soundfile.write(part, clip.numpy(), rate, format=kind.upper(), subtype="PCM_16")
+    except soundfile.LibsndfileError as error:
+        raise OSError(errno.EIO, str(error), str(file)) from error
 
 
 def _plain(name: str) -> str:

@@ -99,6 +99,9 @@ class TextModality(Modality):
     def write(self, raw: Tensor, names: list[str], folder: Path, kind: str | None = None) -> list[Path]:
         return preview.write_files(raw, names, folder)
 
+    def void(self, raw: Tensor) -> Tensor:
+        return torch.tensor([not text.strip() for text in to_texts(raw)], dtype=torch.bool)
+
     def arrays(self, raw: Tensor) -> dict[str, Any]:
         return {"x": np.array(to_texts(raw), dtype=np.str_)}
 

@@ -51,5 +51,5 @@ def page(rows: Mapping[str, Tensor]) -> str:
 
 def _save(text: str, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(file) as part:
+    with replaced(file, durable=False) as part:
         part.write_text(text, encoding="utf-8")

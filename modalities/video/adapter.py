@@ -85,6 +85,9 @@ class VideoModality(Modality):
     def write(self, raw: Tensor, names: list[str], folder: Path, kind: str | None = None) -> list[Path]:
         return preview.write_files(raw, names, folder, self.fps, kind or self.kinds[0])
 
+    def check_kind(self, kind: str) -> None:
+        preview.check_kind(kind)
+
     def arrays(self, raw: Tensor) -> dict[str, Any]:
         return preview.arrays(raw, self.fps)
 

@@ -7,7 +7,7 @@ faster. An MP4 keeps the rate, is never bit for bit, and repeats the last row or
 needs PyAV.
 """
 
-__all__ = ["KINDS", "arrays", "strip", "write_files"]
+__all__ = ["KINDS", "arrays", "check_kind", "strip", "write_files"]
 
 import importlib.util
 import numpy as np
@@ -92,15 +92,20 @@ def write_files(raw: Tensor, names: list[str], folder: Path, fps: float, kind: s
     Raises:
         UsageError: There is no such kind, or PyAV is not installed.
     """
-    if kind not in KINDS:
-        raise UsageError(f"Clips are not written as '{kind}'; {nearest(kind, KINDS)}")
-    if kind == "mp4" and not importlib.util.find_spec("av"):
-        raise UsageError("MP4 files are written by PyAV, which is not installed: type 'pip install av', or write GIFs.")
+    check_kind(kind)
     write = _save_gif if kind == "gif" else _save_mp4
     files = [folder / f"{name}.{kind}" for name in names]
     for clip, file in zip(raw, files, strict=True):
         write(enlarged(clip, scale=1), file, fps)
     return files
+
+
+def check_kind(kind: str) -> None:
+    """Raises a UsageError where there is no such kind of files, or PyAV is not installed."""
+    if kind not in KINDS:
+        raise UsageError(f"Clips are not written as '{kind}'; {nearest(kind, KINDS)}")
+    if kind == "mp4" and not importlib.util.find_spec("av"):
+        raise UsageError("MP4 files are written by PyAV, which is not installed: type 'pip install av', or write GIFs.")
 
 
 def _save_gif(images: Sequence[Image.Image], file: Path, fps: float) -> None:
@@ -137,6 +142,7 @@ def _save_mp4(images: Sequence[Image.Image], file: Path, fps: float) -> None:
         stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(FINEST))
         pixels = [_even(image) for image in images]
         stream.height, stream.width, stream.pix_fmt = *pixels[0].shape[:2], "yuv420p"
+        stream.codec_context.thread_count = 1  # on which the bytes depend
         for one in pixels:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(one, format="rgb24")))
         container.mux(stream.encode())

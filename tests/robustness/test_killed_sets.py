@@ -60,3 +60,16 @@ def test_a_full_disk_loses_nothing(
     assert cli.main([*ORDER, "out=set"]) == 0
     assert cli.main([*ORDER, "out=whole"]) == 0
     assert tree(tmp_path / "set") == tree(tmp_path / "whole")
+
+
+def test_one_process_a_share(tmp_path: Path) -> None:
+    """The same command twice at a time would do the same work twice: the second one is told so; another share may work."""
+    folder = SetFolder(tmp_path / "set")
+    assert cli.main([*ORDER, "out=set", "share=1/2"]) == 0
+    with folder.held("share-0-of-2"):
+        life = start(*ORDER, "out=set", "share=0/2")
+        assert life.wait() == 2
+        assert "makes this part" in life.text()
+    assert start(*ORDER, "out=set", "share=0/2").wait() == 0
+    assert folder.sums.exists()
+    assert not list(folder.folder.glob(".*"))

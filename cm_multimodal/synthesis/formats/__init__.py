@@ -29,7 +29,7 @@ def make_format(name: str, modality: Modality, kind: str | None, classes: tuple[
     Raises:
         UsageError: There is no such form or kind of file, it does not suit, or something is not installed.
     """
-    if name not in FORMATS:
+    if not isinstance(name, str) or name not in FORMATS:
         raise UsageError(f"There is no format '{name}'; {nearest(str(name), FORMATS)}")
     if kind is not None and kind not in modality.kinds:
         raise UsageError(
@@ -37,4 +37,5 @@ def make_format(name: str, modality: Modality, kind: str | None, classes: tuple[
         )
     made = FORMATS[name](modality, kind or modality.kinds[0], classes, seed)
     made.check()
+    modality.check_kind(made.kind)
     return made

@@ -2,6 +2,7 @@ r"""What a form of files has to say."""
 
 __all__ = ["DATA", "Format", "Packed", "Piece", "folder_of_class", "write_npz"]
 
+import hashlib
 import numpy as np
 import tempfile
 
@@ -17,6 +18,7 @@ from ...modality import Modality
 
 DATA = "data"
 RESERVED = '%/\\:*?"<>|'  # what some file system, or the escape itself, would misread
+LONGEST = 200  # bytes of a folder's name, for which most file systems have 255
 Piece = Any
 
 
@@ -87,7 +89,10 @@ def folder_of_class(name: str) -> str:
     wrong = [c in RESERVED or not c.isprintable() for c in name]
     if not name.strip() or name.startswith("."):
         wrong[:1] = [True]
-    return "".join(_escaped(c) if bad else c for c, bad in zip(name, wrong, strict=False)) or "%00"
+    whole = "".join(_escaped(c) if bad else c for c, bad in zip(name, wrong, strict=False)) or "%00"
+    if len(whole.encode()) <= LONGEST:
+        return whole
+    return f"{whole.encode()[:LONGEST].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def _escaped(letter: str) -> str:

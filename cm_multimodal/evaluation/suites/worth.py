@@ -1,0 +1,220 @@
+r"""Worth: what synthetic data add to real data of which few are labelled.
+
+For every task, a data set and the share of its labels that are known, three generators are trained with each seed:
+
+    labelled   it saw the labelled part alone
+    partly     it saw the rest too, without its classes
+    whole      it knew all labels (with the first seed alone)
+
+A small classifier is trained on the real samples alone that a generator was told the classes of, with its samples added, and
+on its samples alone, and tested on the real test split. The seed says which samples are labelled, and is that of training
+and of sampling; runs that are finished are used again while their configuration is the same.
+"""
+
+__all__ = ["Worth"]
+
+import copy
+import dataclasses
+import functools
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from matplotlib.figure import Figure
+from pathlib import Path
+from typing import Any
+
+from ...errors import UsageError
+from ...labelling import Labelling
+from ...modality import Dataset, Splits, find_modality
+from ...model import Model
+from ...training.run import train
+from ...training.settings import read_settings
+from ..benchmark import Case, Compose, Row, Suite
+from ..downstream import BOTH, REAL, SYNTHETIC, Trial, apart, check_source, trials
+from .base import grouped, markdown, mean_and_spread
+
+GENERATORS = ("labelled", "partly", "whole")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set of which few labels are known.
+
+    Arguments:
+        experiment: The experiment that trains on it.
+        share: The share of its labels.
+        amounts: The numbers of generated samples.
+        steps: The network calls of a sample.
+        overrides: Options of `cmm train`.
+        only: Options of the generator that saw the labelled part alone, which may need fewer samples.
+    """
+
+    experiment: str
+    share: float
+    amounts: tuple[int, ...]
+    steps: int = 2
+    overrides: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (0 < self.share < 1 and self.amounts and min(self.amounts) >= 1 and self.steps >= 1):
+            raise UsageError("settings.tasks: share lies between 0 and 1, amounts and steps are whole numbers from 1.")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of the suite.
+
+    Arguments:
+        tasks: The tasks by name.
+        generators: Which generators are trained.
+        seeds: The seeds.
+        runs: The folder of the runs.
+    """
+
+    tasks: Mapping[str, Any]
+    generators: tuple[str, ...] = GENERATORS
+    seeds: tuple[int, ...] = (0, 1, 2)
+    runs: str = "runs/benchmark"
+
+    def __post_init__(self) -> None:
+        for name in self.generators:
+            if name not in GENERATORS:
+                raise UsageError(f"settings.generators: there is no '{name}'; known: {', '.join(GENERATORS)}.")
+        if not (self.seeds and self.tasks):
+            raise UsageError("settings: tasks and seeds are not empty.")
+
+
+class Worth(Suite):
+    """The suite of synthetic data's worth.
+
+    Arguments:
+        settings: Its settings.
+        compose: The way to configurations.
+    """
+
+    name = "worth"
+    kind = Settings
+    alone = True
+    kinds = "task"
+
+    def __init__(self, settings: Settings, compose: Compose) -> None:
+        self.settings, self.compose = settings, functools.cache(lambda *words: compose("train", words))
+        self.tasks = {
+            name: read_settings(Task, task, f"settings.tasks.{name}") for name, task in settings.tasks.items()
+        }
+
+    def cases(self) -> list[Case]:
+        settings = self.settings
+        return [
+            self._case(task, generator, seed)
+            for task in self.tasks for generator in settings.generators
+            for seed in (settings.seeds if generator != "whole" else settings.seeds[:1])
+        ]  # fmt: skip
+
+    def measure(self, case: Case) -> dict[str, Any]:
+        config, task = case.config["train"], self.tasks[case.key["task"]]
+        folder, seed = self._folder(case), case.key["seed"]
+        train(config, folder, lambda line: None)
+        model, labels = Model.load(folder), read_settings(Labelling, config["labels"], "labels")
+        found = apart(find_modality(config["modality"]).dataset(config["data"]))
+        check_source(folder, found.splits.train, labels)
+
+        def draw(seed: int, amount: int) -> Dataset:
+            samples = model.sample(amount, task.steps, seed)
+            return Dataset(samples.raw, samples.label)
+
+        rows = list(self._trials(model, found.splits, draw, task, labels, seed))
+        return {
+            "samples": model.bundle.card.samples_seen, "shared": found.shared, "test": len(found.splits.test),
+            "trials": [dataclasses.asdict(row) for row in rows],
+            **{f"{row.trained_on}, {row.synthetic}": row.accuracy for row in rows},
+        }  # fmt: skip
+
+    def _trials(
+        self, model: Model, splits: Splits, draw: Any, task: Task, labels: Labelling, seed: int
+    ) -> Sequence[Trial]:
+        share = 1.0 if labels.share == 1 else task.share
+        return list(trials(model.bundle.modality, splits, draw, [share], task.amounts, [seed], labels))
+
+    def protocol(self) -> dict[str, Any]:
+        return dataclasses.asdict(self.settings)
+
+    def table(self, rows: Sequence[Row]) -> str:
+        parts = []
+        for (task,), group in grouped(rows, "task").items():
+            known = self.tasks.get(task)
+            if known is None:
+                continue
+            kinds = [REAL, *(f"{BOTH}, {n}" for n in known.amounts), *(f"{SYNTHETIC}, {n}" for n in known.amounts)]
+            body = [
+                [f"`{generator}`", self._share(known, generator), *(_cell(each, kind) for kind in kinds)]
+                for (generator,), each in grouped(group, "generator").items()
+            ]
+            head = ["generator", "labels", *kinds]
+            parts += [
+                f"**{task}** (`{known.experiment}`, {group[0].values['test']:,} test samples)",
+                "",
+                markdown(head, body),
+                "",
+            ]
+        return "\n".join([*parts, self._how(rows)])
+
+    def plot(self, rows: Sequence[Row]) -> Figure:
+        names = [name for name in self.tasks if any(row.key["task"] == name for row in rows)]
+        figure = Figure(figsize=(5.5 * max(len(names), 1), 4), layout="constrained")
+        for index, name in enumerate(names):
+            axes = figure.add_subplot(
+                1, len(names), index + 1, xlabel="generated samples added", ylabel="accuracy", title=name
+            )
+            for (generator,), group in grouped([row for row in rows if row.key["task"] == name], "generator").items():
+                amounts = [0, *self.tasks[name].amounts]
+                kinds = [REAL, *(f"{BOTH}, {n}" for n in amounts[1:])]
+                values = [[_value(row, kind) for row in group] for kind in kinds]
+                means = [sum(each) / len(each) for each in values]
+                spread = [(max(each) - min(each)) / 2 for each in values]
+                axes.errorbar(amounts, means, spread, marker="o", capsize=3, label=generator)
+            axes.grid(alpha=0.3)
+            axes.legend()
+        return figure
+
+    def _how(self, rows: Sequence[Row]) -> str:
+        hardware = ", ".join(sorted({row.hardware for row in rows}))
+        shared = sum({row.key["task"]: row.values["shared"] for row in rows}.values())
+        return (
+            "The share of the real test samples that support vectors name after they were trained on what heads the column, "
+            f"with the number of generated samples; seeds {list(self.settings.seeds)}: mean ± half the range. *labels*: the "
+            "share of the real samples of each class that generator and classifier are told the class of. `labelled` saw no "
+            "others, `partly` saw the others without their class. Test samples that lie in the training split too are left "
+            f"out ({shared} of them). On {hardware}."
+        )
+
+    @staticmethod
+    def _share(task: Task, generator: str) -> str:
+        return "100 %" if generator == "whole" else f"{100 * task.share:g} %"
+
+    def _case(self, name: str, generator: str, seed: int) -> Case:
+        task = self.tasks[name]
+        words = [f"experiment={task.experiment}", f"seed={seed}", f"name={name}-{generator}-{seed}", *task.overrides]
+        if generator != "whole":
+            words += [f"labels.share={task.share}", f"labels.seed={seed}", f"labels.rest={generator == 'partly'}"]
+        words += task.only if generator == "labelled" else ()
+        config = copy.deepcopy(self.compose(*words))
+        depends = {"train": config, "amounts": list(task.amounts), "steps": task.steps, "share": task.share}
+        return Case({"task": name, "generator": generator, "seed": seed}, depends)
+
+    def _folder(self, case: Case) -> Path:
+        config = case.config["train"]
+        return Path(self.settings.runs) / f"{config['name']}-{Case({}, {'train': config}).hash[:8]}"
+
+
+def _value(row: Row, kind: str) -> float:
+    return float(row.values[_key(kind)])
+
+
+def _key(kind: str) -> str:
+    return f"{REAL}, 0" if kind == REAL else kind
+
+
+def _cell(rows: Sequence[Row], kind: str) -> str:
+    return mean_and_spread(rows, _key(kind))

@@ -1,16 +1,21 @@
 r"""What this machine can do: devices, number formats, threads."""
 
 __all__ = [
-    "alone", "choose_device", "choose_precision", "describe_machine", "free_cores", "has_bf16", "keep_memory", "set_threads",
+    "Cost", "alone", "choose_device", "choose_precision", "describe_machine", "free_cores", "has_bf16", "keep_memory",
+    "metered", "set_threads",
 ]  # fmt: skip
 
 import contextlib
 import ctypes
+import math
 import os
 import platform
+import time
 import torch
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .errors import UsageError, nearest
@@ -43,6 +48,47 @@ def alone(seed: int, threads: int) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(before)
+
+
+@dataclass
+class Cost:
+    """What a piece of work took; what is not known is no finite number.
+
+    Arguments:
+        seconds: Of the clock.
+        cpu_seconds: Of all CPU threads of this process.
+        memory: The most of the device's memory that was in use, in MiB; on a CPU, of this process, with what it held before.
+    """
+
+    seconds: float = math.nan
+    cpu_seconds: float = math.nan
+    memory: float = math.nan
+
+
+@contextlib.contextmanager
+def metered(device: torch.device) -> Iterator[Cost]:
+    """Measures what happens as long as the context lasts; the cost is there when it ends."""
+    cost, gpu = Cost(), device.type == "cuda"
+    if gpu:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew from what is in use
+    begin, busy = time.perf_counter(), time.process_time()
+    yield cost
+    if gpu:
+        torch.cuda.synchronize(device)
+    cost.seconds, cost.cpu_seconds = time.perf_counter() - begin, time.process_time() - busy
+    cost.memory = torch.cuda.max_memory_allocated(device) / (1 << 20) if gpu else _peak()
+
+
+def _peak() -> float:
+    """Returns the largest memory of this process in MiB, where the system tells."""
+    try:
+        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+    except (OSError, IndexError, ValueError):
+        return math.nan
 
 
 def keep_memory() -> None:

@@ -14,6 +14,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 
+def write_all(folder: Path) -> None:
+    """A folder of each kind."""
+    write_pictures(folder / "pictures")
+    write_sounds(folder / "sounds")
+    write_texts(folder / "texts")
+    write_videos(folder / "videos")
+
+
 def write_pictures(folder: Path, count: int = 300) -> None:
     """Real digits as small PNG files."""
     digits = load_digits()

@@ -215,4 +215,4 @@ def test_results_that_are_no_results(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not hold benchmark results"):
         run_suite(suite(), tmp_path, ["flow_matching"])
     assert (tmp_path / "ground_truth.json").read_text() == "[]"
-    assert set(SUITES) == {"ground_truth", "digits", "solvers", "worth"}
+    assert set(SUITES) == {"ground_truth", "digits", "solvers", "worth", "smoke", "small", "gpu"}

@@ -35,7 +35,7 @@ from cm_multimodal.training.snapshots import write_snapshots
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from modalities.image.net import SIZES, build_net
-from own_files import write_pictures, write_sounds, write_texts, write_videos
+from own_files import write_all
 from pathlib import Path
 from torch import Tensor
 from typing import Any
@@ -49,11 +49,14 @@ FIGURES = ROOT / "benchmarks" / "results" / "quickstart.json"
 
 OTHERS = {"source", "python", "torchrun"}  # the words a command may begin with, beside cmm and make
 ELSEWHERE = {"test"}  # targets that `make readme` does not run
+BASE, QUICK = "experiment=image/smoke", "overrides=['train.samples=640','net.channels=8','train.threads=1']"
 SMALL = {
     "train": ("++net.channels=8", "++net.blocks=1", "train.device=cpu", "train.precision=float32"),
     **dict.fromkeys(("sample", "edit"), ("threads=1", "device=cpu")),
     **dict.fromkeys(("evaluate", "tune-steps"), ("threads=1", "device=cpu", "n=60", "seeds=[0]")),
     "synth": ("threads=1", "device=cpu", "shard=64", "processes=1"),
+    "suite=worth": tuple(f"settings.tasks.spoken_digits.{word}" for word in (BASE, "amounts=[20]", QUICK)),
+    "suite=smoke": (f"settings.entries.image.{QUICK}", "settings.entries.image.n=60", "settings.calls=[1]"),
     "suite=ground_truth": ("settings.updates=4", "settings.samples=64", "settings.seeds=[0]"),
     "suite=digits": ("settings.experiment=image/smoke", "settings.seconds=1", "settings.probe=10", "settings.steps=[1]"),
     "suite=solvers": ("settings.n=60", "settings.samples=4", "settings.reference_steps=4", "settings.teach.updates=2"),
@@ -242,10 +245,8 @@ def fresh_run(words: list[str]) -> None:
     averages = [Average(parts.flow_map.net, decay) for decay in build_decays(config["ema"])]
     write_snapshots(averages, 1, record.folder / "ema")
     card, begin = replace(parts.card, samples_seen=1), averages[0].state_dict()
-    draw = torch.Generator().manual_seed(0)
-    moved = {
-        name: value + 0.02 * torch.randn(value.shape, generator=draw) for name, value in begin.items()
-    }  # not silent
+    draw = torch.Generator().manual_seed(0)  # what is silent is refused
+    moved = {name: value + 0.02 * torch.randn(value.shape, generator=draw) for name, value in begin.items()}
     checkpoints.save(record.checkpoints, 1, card, moved, {})
 
 
@@ -273,10 +274,7 @@ def test_the_readme_runs_on_models_that_have_learned_nothing(
 ) -> None:
     """All commands and examples in their order, and what they leave lies where the README says."""
     monkeypatch.chdir(tmp_path)
-    write_pictures(Path("my/pictures"))
-    write_sounds(Path("my/sounds"))
-    write_texts(Path("my/texts"))
-    write_videos(Path("my/videos"))
+    write_all(Path("my"))
     for block in BLOCKS:
         for words in program(block):
             run_small(words, extended)
@@ -384,10 +382,7 @@ def in_full(block: Block) -> Iterator[list[str]]:
 def test_the_readme_runs(tmp_path: Path) -> None:
     """Every command and example, for real, in the README's order, in a copy of the tree."""
     root = copy_of_the_tree(tmp_path / "copy")
-    write_pictures(root / "my" / "pictures")
-    write_sounds(root / "my" / "sounds")
-    write_texts(root / "my" / "texts")
-    write_videos(root / "my" / "videos")
+    write_all(root / "my")
     env = {**os.environ, "PYTHONPATH": str(root), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     for block in BLOCKS:
         if block.file:

@@ -10,7 +10,7 @@ from ..config import compose, suite_settings
 from ..errors import UsageError, nearest
 from ..evaluation.benchmark import run_suite
 from ..evaluation.suites import SUITES
-from ..evaluation.suites.base import wanted_names
+from ..evaluation.tables import wanted_names
 from ..machine import free_cores, set_threads
 from ..training.settings import read_settings
 from ..values import fits
@@ -34,4 +34,4 @@ def run(config: Mapping[str, Any]) -> None:
     only = wanted_names(config["only"], suite.kinds, suite.choices())
     run_suite(suite, out, only, min(workers or kind.workers, free_cores()))
     print((out / f"{name}.md").read_text())
-    print(f"{out / name}.json, {out / name}.md, {out / name}.png")
+    print(f"{out / name}.json, {out / name}.md, {out / name}.png, {out / name}.html")

@@ -23,6 +23,7 @@ from ..errors import DataError
 from ..files import read_text, write_text
 from ..machine import describe_machine
 from ..workers import pool
+from .page import page
 from .protocol import commit
 
 Report = Callable[[str], None]
@@ -126,7 +127,7 @@ class Suite(ABC):
 def run_suite(
     suite: Suite, out: Path, only: Sequence[str] | None = None, workers: int = 1, report: Report = print
 ) -> list[Row]:
-    """Measures what was not measured before, and writes `SUITE.json`, `SUITE.md` and `SUITE.png`.
+    """Measures what was not measured before, and writes `SUITE.json`, `SUITE.md`, `SUITE.png` and `SUITE.html`.
 
     Arguments:
         suite: The suite.
@@ -146,8 +147,10 @@ def run_suite(
     more = suite.more(_found(first, known))
     known = _complete(suite, _chosen(suite, more, only), file, workers, report)
     rows = _found([*first, *more], known)
-    write_text(out / f"{suite.name}.md", suite.table(rows) + "\n")
-    suite.plot(rows).savefig(out / f"{suite.name}.png", dpi=120)
+    table, figure = suite.table(rows), suite.plot(rows)
+    write_text(out / f"{suite.name}.md", table + "\n")
+    figure.savefig(out / f"{suite.name}.png", dpi=120)
+    write_text(out / f"{suite.name}.html", page(f"cmm benchmark suite={suite.name}", table, figure))
     return rows
 
 

@@ -5,7 +5,8 @@ r"""Measures of generated samples beside those that every table has; `evaluation
     diversity    the mean distance of two samples of one class in features, as a share of that of the test samples
     memorised    the share that lies nearer to a training sample than half of what is usual for a test sample, by what the
                  judge sees of them
-    seconds      what it took to draw a thousand samples
+    seconds      what it took to draw a thousand samples; cpu_seconds: of all CPU threads
+    memory       the most memory in use while they were drawn, in MiB: the GPU's, or on a CPU that of the process
     real_time    what it took to draw samples, as a share of how long they last
 
 A modality may have more of its own. A collapsed generator shows in `diversity`, one that repeats what it was shown in
@@ -23,12 +24,13 @@ import math
 import torch
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from torch import Tensor
 from torchmetrics.image.kid import poly_mmd
 
 from ..errors import UsageError
 from ..errors import nearest as closest
+from ..machine import Cost
 from ..modality import Dataset, Modality
 from .reference import Reference
 
@@ -39,11 +41,11 @@ MOST = 2000  # samples of a class
 
 @dataclass(frozen=True)
 class Drawn:
-    """Samples, their features, with shape (N * K, D), and the seconds that drawing them took, where they were drawn."""
+    """Samples, their features, with shape (N * K, D), and what drawing them took, where they were drawn."""
 
     samples: Dataset
     features: Tensor
-    seconds: float = math.nan
+    cost: Cost = field(default_factory=Cost)
 
 
 def kernel_distance(a: Tensor, b: Tensor) -> float:
@@ -121,8 +123,12 @@ MEASURES: dict[str, Callable[[Reference, Drawn], float]] = {
     "kernel": lambda ground, drawn: kernel_distance(drawn.features, ground.features),
     "diversity": _diversity,
     "memorised": _memorised,
-    "seconds": lambda ground, drawn: 1000 * drawn.seconds / len(drawn.samples),
-    "real_time": lambda ground, drawn: drawn.seconds / len(drawn.samples) / (ground.modality.duration() or math.nan),
+    "seconds": lambda ground, drawn: 1000 * drawn.cost.seconds / len(drawn.samples),
+    "cpu_seconds": lambda ground, drawn: 1000 * drawn.cost.cpu_seconds / len(drawn.samples),
+    "memory": lambda ground, drawn: drawn.cost.memory,
+    "real_time": lambda ground, drawn: (
+        drawn.cost.seconds / len(drawn.samples) / (ground.modality.duration() or math.nan)
+    ),
 }
 
 

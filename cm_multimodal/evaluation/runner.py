@@ -3,7 +3,6 @@ r"""Scoring a model's samples: for each number of steps, and each seed, what the
 __all__ = ["Row", "baselines", "evaluate", "real_row", "roads", "score"]
 
 import math
-import time
 import torch
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 from ..errors import UsageError
 from ..generation.sampling import make_plan
 from ..judge import Judge
+from ..machine import Cost, metered
 from ..modality import Dataset
 from ..model import Model
 from ..random import Draws
@@ -71,11 +71,10 @@ def evaluate(
     for road, count in roads(model, ground, steps, diagonal, solver, **how):
         method = "diagonal" if "solver" in road else "map"
         for seed in ground.settings.get("seeds", (0,)):
-            begin = time.perf_counter()
-            samples = model.sample(ground.n, count, seed, **road)
-            seconds = time.perf_counter() - begin
+            with metered(model.device) as cost:
+                samples = model.sample(ground.n, count, seed, **road)
             generated = Dataset(samples.raw, samples.label if model.bundle.card.spec.classes else None)
-            yield score(ground, generated, method, count, samples.calls, seed, seconds=seconds)
+            yield score(ground, generated, method, count, samples.calls, seed, cost=cost)
 
 
 def roads(
@@ -130,9 +129,9 @@ def baselines(ground: Reference, parameters: int) -> list[Row]:
     means = Dataset(_around_means(ground, some), some.label)
     rows = [score(ground, part, name, 0, 0, 0) for name, part in {"mean": means, "memory": again}.items()]
     for name, draw in ground.modality.baselines(ground.splits.train, len(some), parameters).items():
-        begin = time.perf_counter()
-        drawn = Dataset(draw())
-        rows.append(score(ground, drawn, name, 0, 0, 0, seconds=time.perf_counter() - begin))
+        with metered(torch.device("cpu")) as cost:
+            drawn = Dataset(draw())
+        rows.append(score(ground, drawn, name, 0, 0, 0, cost=cost))
     return rows
 
 
@@ -149,9 +148,9 @@ def _around_means(ground: Reference, some: Dataset) -> Tensor:
 
 def score(
     ground: Reference, samples: Dataset, method: str, steps: int, calls: int, seed: int,
-    held: Dataset | None = None, seconds: float = math.nan,
+    held: Dataset | None = None, cost: Cost = Cost(),
 ) -> Row:  # fmt: skip
-    """Returns the row of some samples, which took some seconds; of `held`, if given, what the training split judges."""
+    """Returns the row of some samples, which cost something; of `held`, if given, what the training split judges."""
     features = ground.features_of(samples.raw)
     shares = precision_recall(ground.features, features, ground.settings.get("k", 5))
     accuracy = None
@@ -160,7 +159,7 @@ def score(
     also = {}
     for name in ground.settings.get("also") or ():
         others = held is not None and name in ("recognition", "memorised", *ground.modality.by_train)
-        drawn = Drawn(held, ground.features) if held is not None and others else Drawn(samples, features, seconds)
+        drawn = Drawn(held, ground.features) if held is not None and others else Drawn(samples, features, cost)
         value = measure(ground, name, drawn)
         if math.isfinite(value):
             also[name] = value

@@ -1,11 +1,11 @@
 r"""The written record of a run: its configuration, the machine, and whether a new configuration may go on with it."""
 
-__all__ = ["RunRecord", "read_config"]
+__all__ = ["RunRecord", "read_config", "seconds_of", "speeds", "training_seconds"]
 
 import json
 import yaml
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,23 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # what a hostile file makes of a reader is open
         raise DataError(f"The configuration '{file}' cannot be read: {error}.") from error
+
+
+def speeds(folder: Path) -> list[dict[str, float]]:
+    """Returns the rows of a run's log of speeds: `samples` and `samples_per_s`."""
+    file = folder / "speed.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def seconds_of(rows: Sequence[Mapping[str, float]]) -> list[float]:
+    """Returns the seconds that each row of such a log stands for."""
+    counts = [0, *(row["samples"] for row in rows)]
+    return [(b - a) / row["samples_per_s"] for a, b, row in zip(counts, counts[1:], rows, strict=False)]
+
+
+def training_seconds(folder: Path) -> float | None:
+    """Returns how long a training took, from its log of speeds; nothing where it was too short to have one."""
+    return sum(seconds_of(speeds(folder))) or None
 
 
 class _Plain(yaml.SafeDumper):

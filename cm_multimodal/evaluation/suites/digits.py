@@ -30,12 +30,12 @@ from ...files import read_text, write_text
 from ...machine import describe_machine
 from ...model import Model
 from ...objectives import OBJECTIVES
-from ...training.records import RunRecord, read_config
+from ...training.records import RunRecord, read_config, seconds_of, speeds, training_seconds
 from ...training.run import train
 from ..benchmark import Case, Compose, Report, Row, Suite
 from ..reference import reference
 from ..runner import evaluate, real_row
-from .base import grouped, known_objectives, markdown, notes
+from ..tables import grouped, known_objectives, markdown, notes
 
 SCORES = {"accuracy": 4, "frechet": 3, "precision": 3, "recall": 3}
 TEACHER, SPEEDS = "flow_matching", "speeds.json"
@@ -138,7 +138,7 @@ class Digits(Suite):
                 place[name].append(getattr(row, name))
         return {
             "learned": sorted(model.bundle.card.learned), "samples": model.bundle.card.samples_seen,
-            "seconds": _seconds(self._folder(case)), "scores": scores,
+            "seconds": training_seconds(self._folder(case)), "scores": scores,
             "real": dataclasses.asdict(real_row(ground)),
         }  # fmt: skip
 
@@ -276,23 +276,8 @@ def _samples_a_second(config: Mapping[str, Any], updates: int) -> float:
     with tempfile.TemporaryDirectory() as place:
         with contextlib.suppress(Diverged):
             train({**config, "train": {**config["train"], **short}}, Path(place) / "probe", lambda line: None)
-        rows = _speed(Path(place) / "probe")
-    return (rows[-1]["samples"] - rows[0]["samples"]) / sum(_seconds_of(rows)[1:]) if len(rows) > 1 else 0.0
-
-
-def _speed(folder: Path) -> list[dict[str, float]]:
-    file = folder / "speed.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def _seconds_of(rows: Sequence[Mapping[str, float]]) -> list[float]:
-    counts = [0, *(row["samples"] for row in rows)]
-    return [(b - a) / row["samples_per_s"] for a, b, row in zip(counts, counts[1:], rows, strict=False)]
-
-
-def _seconds(folder: Path) -> float | None:
-    """Returns how long a training took, from its log of speeds; nothing where it was too short to have one."""
-    return sum(_seconds_of(_speed(folder))) or None
+        rows = speeds(Path(place) / "probe")
+    return (rows[-1]["samples"] - rows[0]["samples"]) / sum(seconds_of(rows)[1:]) if len(rows) > 1 else 0.0
 
 
 def _mean(rows: Sequence[Row], steps: str, score: str) -> float:

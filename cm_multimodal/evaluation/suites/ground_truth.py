@@ -36,7 +36,7 @@ from ...samplers import Chain, Renoise
 from ...solvers.euler import Euler
 from ...times import RATIO_MAX, TimePair, Triangle, Uniform, between
 from ..benchmark import Case, Compose, Row, Suite
-from .base import grouped, known_objectives, markdown, mean_and_spread, notes
+from ..tables import grouped, known_objectives, markdown, mean_and_spread, notes
 
 NONE = Conditions()
 CALLS = (1, 2, 4)

@@ -47,7 +47,7 @@ from ...training.settings import read_settings
 from ..benchmark import Case, Compose, Row, Suite
 from ..reference import reference
 from ..runner import score
-from .base import grouped, known_objectives, markdown
+from ..tables import grouped, known_objectives, markdown
 from .ground_truth import fit, mixture, perceptron_map, sliced_wasserstein
 
 MAP, MIXTURE, MIXTURE_SAMPLES = "map", "mixture", 4096

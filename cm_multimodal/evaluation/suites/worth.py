@@ -31,7 +31,7 @@ from ...training.run import train
 from ...training.settings import read_settings
 from ..benchmark import Case, Compose, Row, Suite
 from ..downstream import BOTH, REAL, SYNTHETIC, Trial, apart, check_source, trials
-from .base import grouped, markdown, mean_and_spread
+from ..tables import grouped, markdown, mean_and_spread
 
 GENERATORS = ("labelled", "partly", "whole")
 

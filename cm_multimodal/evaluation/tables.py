@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ...errors import UsageError, nearest
-from ...objectives import OBJECTIVES
-from ..benchmark import Row
+from ..errors import UsageError, nearest
+from ..objectives import OBJECTIVES
+from .benchmark import Row
 
 
 def wanted_names(wanted: Sequence[str] | str | None, kind: str, known: Sequence[str]) -> list[str]:

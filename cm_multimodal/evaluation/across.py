@@ -1,0 +1,293 @@
+r"""The same protocol over all modalities: what few network calls cost, and what they save.
+
+For each entry (a modality's experiment) these rows, in the same columns:
+
+    map      the learned map in a few calls
+    flow     flow matching, the same network trained for as many samples on the diagonal alone, by the solver of several that
+             comes nearest to the real samples in that many calls
+    real     held-out real data: the ceiling
+    mean     normal noise around each class's mean, and
+    memory   training samples once more: the floors. A memoriser has perfect scores but one, which must show it.
+
+Headline: *quality retained*, the map's score in one, two and four calls over the best of the flow's in any number of calls;
+and by how much faster it draws, in calls and in seconds. Runs that are finished are used again while their configuration is
+the same. A row belongs to a table only while its case, with all that it depends on, is the suite's own; so results of
+different protocols never stand side by side.
+"""
+
+__all__ = ["Across", "Entry", "Settings"]
+
+import copy
+import dataclasses
+import functools
+import math
+import statistics
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from matplotlib.figure import Figure
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..model import Model
+from ..training.records import training_seconds
+from ..training.run import train
+from ..training.settings import read_settings
+from .benchmark import Case, Compose, Row, Suite
+from .protocol import Protocol
+from .reference import Reference, reference
+from .runner import Row as Score
+from .runner import baselines, evaluate, real_row
+from .tables import grouped, markdown
+
+MAP, FLOW, REAL, FLOORS = "map", "flow", "real", "floors"
+ALSO = ("kernel", "diversity", "memorised", "seconds", "cpu_seconds", "memory")
+COLUMNS = {
+    "accuracy": 3, "frechet": 3, "kernel": 3, "precision": 3, "recall": 3, "diversity": 3, "memorised": 3, "seconds": 2,
+    "cpu_seconds": 2, "memory": 0, "training_seconds": 0,
+}  # fmt: skip
+HEADLINE = (1, 2, 4)
+ENOUGH = 0.95  # of the best score
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A modality's part of a suite.
+
+    Arguments:
+        experiment: The experiment.
+        overrides: Options of `cmm train`.
+        flow: Options that make flow matching of it.
+        score: What quality is measured by: 'accuracy', or a measure of the modality's own; the more, the better.
+        n: The number of samples.
+        remark: What a reader must know, such as that the preset is reduced.
+    """
+
+    experiment: str
+    overrides: tuple[str, ...] = ()
+    flow: tuple[str, ...] = ("objective=flow_matching",)
+    score: str = "accuracy"
+    n: int = 500
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of the suite.
+
+    Arguments:
+        entries: The entries by name.
+        steps: Numbers of jumps of the map.
+        calls: Numbers of network calls of flow matching.
+        solvers: The solvers that it is tried with.
+        seeds: Sampling seeds.
+        runs: The folder of the runs.
+    """
+
+    entries: Mapping[str, Any]
+    steps: tuple[int, ...] = (1, 2, 4, 8)
+    calls: tuple[int, ...] = (1, 2, 4, 8, 16, 50, 100)
+    solvers: tuple[str, ...] = ("euler", "dpm_solver_pp")
+    seeds: tuple[int, ...] = (0,)
+    runs: str = "runs/benchmark"
+
+    def __post_init__(self) -> None:
+        if not all((self.entries, self.steps, self.calls, self.solvers, self.seeds)):
+            raise UsageError("settings: entries, steps, calls, solvers and seeds are not empty.")
+
+
+class Across(Suite):
+    """A suite over modalities.
+
+    Arguments:
+        settings: Its settings.
+        compose: The way to configurations.
+    """
+
+    kind = Settings
+    alone = True
+    kinds = "entry"
+
+    def __init__(self, settings: Settings, compose: Compose) -> None:
+        self.settings, self.compose = settings, functools.cache(lambda *words: compose("train", words))
+        self.entries = {
+            name: read_settings(Entry, entry, f"settings.entries.{name}") for name, entry in settings.entries.items()
+        }
+        self._ground = functools.lru_cache(maxsize=1)(self._read_ground)
+
+    def cases(self) -> list[Case]:
+        settings = self.settings
+        kinds = [(MAP, steps) for steps in settings.steps] + [(FLOW, calls) for calls in settings.calls]
+        return [
+            self._case(name, method, count)
+            for name in self.entries
+            for method, count in [*kinds, (REAL, 0), (FLOORS, 0)]
+        ]
+
+    def measure(self, case: Case) -> dict[str, Any]:
+        name, method, count = case.key["entry"], case.key["method"], case.key["calls"]
+        model, ground = Model.load(self._trained(case)), self._ground(name)
+        trained = {"training_seconds": training_seconds(self._folder(case))}
+        if method in (MAP, FLOW):
+            found = self._scores(model, ground, method, count)
+            how = {"solver": found[0].method, "calls": found[0].calls}
+            return {**_values(found), **trained, **how, **_protocol(model, ground, case)}
+        parameters = sum(weight.numel() for weight in model.bundle.flow_map.parameters())
+        rows = [real_row(ground)] if method == REAL else baselines(ground, parameters)
+        return {"rows": {row.method: _values([row]) for row in rows}}
+
+    def _scores(self, model: Model, ground: Reference, method: str, count: int) -> list[Score]:
+        """Returns a row for each seed: of the map, or of the solver with which flow matching comes nearest."""
+        if method == MAP:
+            return list(evaluate(model, ground, [count]))
+        tried = []
+        for solver in self.settings.solvers:
+            rows = list(evaluate(model, ground, [], [count], {"name": solver}))
+            tried.append([dataclasses.replace(row, method=solver) for row in rows])
+        return min(tried, key=lambda rows: statistics.fmean(row.frechet for row in rows))
+
+    def _read_ground(self, name: str) -> Reference:
+        case = self._case(name, MAP, self.settings.steps[0])
+        config = case.config["train"]
+        return reference(Model.load(self._trained(case)).bundle, config["data"], config["evaluation"])
+
+    def _trained(self, case: Case) -> Path:
+        """Trains the run of a case, or what is left of it, and returns its folder."""
+        folder = self._folder(case)
+        train(case.config["train"], folder, lambda line: None)
+        return folder
+
+    def _folder(self, case: Case) -> Path:
+        config = case.config["train"]
+        return Path(self.settings.runs) / f"{config['name']}-{Case({}, {'train': config}).hash[:8]}"
+
+    def protocol(self) -> dict[str, Any]:
+        return dataclasses.asdict(self.settings)
+
+    def table(self, rows: Sequence[Row]) -> str:
+        parts = [self._headline(rows), ""]
+        for (name,), group in grouped(rows, "entry").items():
+            entry = self.entries[name]
+            head = ["method", "calls", *(word for word in self._columns(group))]
+            body = [
+                [label, calls, *(_cell(values, word) for word in self._columns(group))]
+                for label, calls, values in _lines(group)
+            ]
+            title = f"**{name}** (`{entry.experiment}`{f'; {entry.remark}' if entry.remark else ''})"
+            parts += [title, "", markdown(head, body, 1), ""]
+        return "\n".join([*parts, self._how(rows)])
+
+    def plot(self, rows: Sequence[Row]) -> Figure:
+        groups = grouped(rows, "entry")
+        figure = Figure(figsize=(4.4 * max(len(groups), 1), 7), layout="constrained")
+        for column, ((name,), group) in enumerate(groups.items()):
+            score = self.entries[name].score
+            for line, (key, words) in enumerate(
+                {"calls": "network calls", "seconds": "seconds per 1,000 samples"}.items()
+            ):
+                place = line * len(groups) + column + 1
+                axes = figure.add_subplot(2, len(groups), place, xscale="log", xlabel=words, ylabel=score)
+                axes.set_title(name)
+                for method in (MAP, FLOW):
+                    chosen = [row.values for row in group if row.key["method"] == method]
+                    points = sorted((values[key], values[score]) for values in chosen if values.get(score) is not None)
+                    if points:
+                        axes.plot(*zip(*points, strict=True), marker="o", label=method)
+                for label, _, values in _lines(group):
+                    if label == REAL and values.get(score) is not None:
+                        axes.axhline(values[score], color="grey", label=REAL)
+                axes.grid(alpha=0.3)
+                axes.legend()
+        return figure
+
+    def _columns(self, rows: Sequence[Row]) -> list[str]:
+        there = {word for _, _, values in _lines(rows) for word, value in values.items() if isinstance(value, float)}
+        return [*(word for word in COLUMNS if word in there), *sorted(there - COLUMNS.keys())]
+
+    def _headline(self, rows: Sequence[Row]) -> str:
+        head = [
+            "",
+            "score",
+            *(f"kept in {n} call{'s' * (n > 1)}" for n in HEADLINE),
+            "calls saved",
+            "faster",
+            "training",
+        ]
+        body = [line for (name,), group in grouped(rows, "entry").items() if (line := self._saved(name, group))]
+        return markdown(head, body, 2)
+
+    def _saved(self, name: str, rows: Sequence[Row]) -> list[str]:
+        """Returns what the map keeps of the best flow's score, and what it saves at the fewest calls that keep 95 %."""
+        score = self.entries[name].score
+        flows, maps = ([row.values for row in rows if row.key["method"] == kind] for kind in (FLOW, MAP))
+        scored = [values for values in flows if values.get(score) is not None]
+        if not scored or not maps:
+            return []
+        best = max(scored, key=lambda values: values[score])
+        kept = {values["calls"]: values[score] / best[score] for values in maps if values.get(score) is not None}
+        shares = [f"{100 * kept[n]:.0f} %" if n in kept else "-" for n in HEADLINE]
+        good = [values for values in maps if kept.get(values["calls"], 0) >= ENOUGH]
+        enough = min(good, key=lambda values: values["calls"], default=None)
+        if enough is None:
+            return [name, score, *shares, "-", "-", _times(maps[0], best, "training_seconds")]
+        saved = f"{best['calls']} → {enough['calls']}"
+        return [name, score, *shares, saved, _times(best, enough, "seconds"), _times(maps[0], best, "training_seconds")]
+
+    def _how(self, rows: Sequence[Row]) -> str:
+        hardware = ", ".join(sorted({row.hardware for row in rows}))
+        return (
+            "*kept*: the map's score over the best of flow matching's in any number of calls. *calls saved*, *faster*: from "
+            "those of that best one to the fewest of the map's that keep 95 % of its score, and the ratio of their seconds. "
+            "*training*: the seconds of the map's training over those of flow matching's, for as many samples. That goes "
+            f"by the best of {', '.join(self.settings.solvers)} in each number of calls. Seconds and CPU seconds are for "
+            "1,000 samples, memory in MiB. Distances are on the features of each experiment, and compare within one table "
+            f"only. Sampling seeds {list(self.settings.seeds)}. On {hardware}."
+        )
+
+    def _case(self, name: str, method: str, count: int) -> Case:
+        entry, settings = self.entries[name], self.settings
+        kind = FLOW if method == FLOW else MAP
+        words = [f"experiment={entry.experiment}", *entry.overrides, *(entry.flow if kind == FLOW else ())]
+        config = copy.deepcopy(self.compose(*words, f"name={name}-{kind}"))
+        own = () if entry.score == "accuracy" else (entry.score,)
+        config["evaluation"] |= {"n": entry.n, "seeds": list(settings.seeds), "also": [*ALSO, *own]}
+        tried = list(settings.solvers) if kind == FLOW else []
+        return Case({"entry": name, "method": method, "calls": count}, {"train": config, "solvers": tried})
+
+
+def _values(rows: Sequence[Score]) -> dict[str, Any]:
+    """Returns the mean of each score over rows that differ by the seed."""
+    usual = ("accuracy", "frechet", "precision", "recall")
+    scores = [{**{name: getattr(row, name) for name in usual}, **row.also} for row in rows]
+    names = [name for name, value in scores[0].items() if value is not None]
+    return {name: statistics.fmean(each[name] for each in scores) for name in names}
+
+
+def _protocol(model: Model, ground: Reference, case: Case) -> dict[str, Any]:
+    how = {"guidance": 1.0, "interval": None, "solver": {"name": "euler"}, "sampler": None, "gamma": None, "grid": None}
+    return {
+        "protocol": Protocol.of(model.bundle, ground, case.config["train"]["data"], str(model.device), how).to_dict()
+    }
+
+
+def _lines(rows: Sequence[Row]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """Returns the label, the calls and the values of each line of a table."""
+    lines: list[tuple[str, str, Mapping[str, Any]]] = []
+    for row in rows:
+        if "rows" in row.values:
+            lines += [(label, "", values) for label, values in row.values["rows"].items()]
+        else:
+            solver = f" ({row.values['solver']})" if row.key["method"] == FLOW else ""
+            lines.append((f"{row.key['method']}{solver}", str(row.values["calls"]), row.values))
+    return lines
+
+
+def _cell(values: Mapping[str, Any], word: str) -> str:
+    value = values.get(word)
+    return f"{value:,.{COLUMNS.get(word, 3)}f}" if isinstance(value, float) and math.isfinite(value) else "-"
+
+
+def _times(above: Mapping[str, Any], below: Mapping[str, Any], word: str) -> str:
+    over, under = above.get(word), below.get(word)
+    return f"{over / under:.1f}×" if over and under else "-"

@@ -1,0 +1,126 @@
+r"""The same rows and columns for every modality, and what is said of them."""
+
+import base64
+import json
+import math
+import pytest
+import re
+import torch
+
+from cm_multimodal.config import compose, suite_settings
+from cm_multimodal.evaluation.across import COLUMNS, Across, Settings
+from cm_multimodal.evaluation.benchmark import Row
+from cm_multimodal.evaluation.page import page
+from cm_multimodal.evaluation.suites import SUITES
+from cm_multimodal.evaluation.suites.smoke import Smoke
+from cm_multimodal.machine import metered
+from cm_multimodal.training.settings import read_settings
+from collections.abc import Callable
+from matplotlib.figure import Figure
+from pathlib import Path
+from typing import Any
+
+Cmm = Callable[..., int]
+QUICK = (
+    "['train.samples=640','net.channels=8','train.threads=1','train.preview_every=640','train.checkpoint_every=640']"
+)
+
+
+@pytest.mark.parametrize("name", ["smoke", "small", "gpu"])
+def test_every_case_of_a_suite_can_be_composed(name: str) -> None:
+    """Every experiment and option of its settings exists; the map and its flow differ by the objective alone."""
+    suite = SUITES[name](read_settings(Settings, suite_settings(name), "settings"), compose)
+    assert isinstance(suite, Across)
+    cases = suite.cases()
+    assert {case.key["entry"] for case in cases} == {"image", "audio", "text", "video"}
+    for entry in suite.entries:
+        configs = {case.key["method"]: case.config["train"] for case in cases if case.key["entry"] == entry}
+        mine, flow = configs["map"], configs["flow"]
+        assert {key for key in mine if mine[key] != flow[key]} == {"objective", "name"}
+        assert flow["objective"]["name"] in ("flow_matching", "denoising")
+
+
+def row(method: str, calls: int, **values: Any) -> Row:
+    key = {"entry": "image", "method": method, "calls": calls}
+    return Row(key, f"{method}{calls}", {"calls": calls, "solver": "euler", **values}, "", "here")
+
+
+def suite(**entries: Any) -> Smoke:
+    return Smoke(read_settings(Settings, {"entries": entries}, "settings"), compose)
+
+
+def test_the_headline_says_what_is_kept_and_saved() -> None:
+    """Against the best flow: its share of the score, and calls and seconds from there to the fewest that keep 95 %."""
+    known = suite(image={"experiment": "image/smoke"})
+    flow = [row("flow", n, accuracy=a, seconds=10.0 * n, training_seconds=50.0) for n, a in ((1, 0.2), (50, 0.9))]
+    maps = [row("map", n, accuracy=a, seconds=10.0 * n, training_seconds=100.0) for n, a in ((1, 0.72), (2, 0.88))]
+    text = known.table([*maps, *flow])
+    assert "| image | accuracy | 80 % | 98 % | - | 50 → 2 | 25.0× | 2.0× |" in text
+    assert "| flow (euler) | 50 |" in text
+    poor = row("map", 1, accuracy=0.3, seconds=1.0, training_seconds=100.0)
+    assert "| image | accuracy | 33 % | - | - | - | - | 2.0× |" in known.table([poor, *flow])
+
+
+def test_a_suite_from_training_to_its_page(cmm: Cmm, tmp_path: Path) -> None:
+    """Maps, flows, ceiling and floors of one entry; a second call measures nothing; the page holds tables and picture."""
+    words = (
+        "suite=smoke", "out=results", "threads=1", "only=image", f"settings.entries.image.overrides={QUICK}",
+        "settings.entries.image.n=60", "settings.steps=[1,2]", "settings.calls=[2]", "settings.solvers=[euler,heun]",
+    )  # fmt: skip
+    assert cmm("benchmark", *words) == 0
+    rows = json.loads((tmp_path / "results/smoke.json").read_text())["rows"]
+    found = {(each["key"]["method"], each["key"]["calls"]): each["values"] for each in rows}
+    assert set(found) == {("map", 1), ("map", 2), ("flow", 2), ("real", 0), ("floors", 0)}
+    first = found["map", 1]
+    assert set(COLUMNS) <= set(first) | {"training_seconds"}
+    assert first["protocol"]["n"] == 60
+    assert set(found["floors", 0]["rows"]) == {"mean", "memory"}
+    assert found["floors", 0]["rows"]["memory"]["memorised"] > 0.9 > first["memorised"]
+    text, web = ((tmp_path / f"results/smoke.{kind}").read_text() for kind in ("md", "html"))
+    assert "| real |" in text
+    assert "<table>" in web
+    assert 'src="http' not in web
+    before = (tmp_path / "results/smoke.json").read_text()
+    assert cmm("benchmark", *words) == 0
+    assert (tmp_path / "results/smoke.json").read_text() == before
+
+
+@pytest.mark.slow
+@pytest.mark.smoke
+def test_all_modalities_in_one_suite(cmm: Cmm, tmp_path: Path) -> None:
+    """The whole of suite=smoke: rows of every kind for every modality, and the memoriser is found in each."""
+    assert cmm("benchmark", "suite=smoke", "out=results") == 0
+    rows = json.loads((tmp_path / "results/smoke.json").read_text())["rows"]
+    for entry in ("image", "audio", "text", "video"):
+        found = {
+            (each["key"]["method"], each["key"]["calls"]): each["values"]
+            for each in rows
+            if each["key"]["entry"] == entry
+        }
+        assert len(found) == 8
+        floors, real = found["floors", 0]["rows"], found["real", 0]["rows"]["real"]
+        assert floors["memory"]["memorised"] > 0.9, entry
+        assert real["memorised"] < 0.5, entry
+        assert all(math.isfinite(each["frechet"]) for (method, _), each in found.items() if method in ("map", "flow"))
+        assert min(found["map", n]["frechet"] for n in (1, 2, 4)) < floors["mean"]["frechet"], entry
+
+
+def test_a_page_needs_nothing_beside_it() -> None:
+    """The picture is within, and HTML in the text is shown, not obeyed."""
+    web = page("a < b", "| x |\n|---|\n| <script>alert(1)</script> |", Figure())
+    (source,) = re.findall(r'src="data:image/png;base64,([^"]+)"', web)
+    assert base64.b64decode(source).startswith(b"\x89PNG")
+    assert "<script>" not in web
+    assert "<title>a &lt; b</title>" in web
+
+
+def test_what_work_costs_is_measured() -> None:
+    """Time of the clock and of the CPU, and the memory that was needed for it."""
+    with metered(torch.device("cpu")) as idle:
+        pass
+    with metered(torch.device("cpu")) as cost:
+        x = torch.ones(1 << 25)
+        (x @ x).item()
+    assert 0 < cost.seconds < 60
+    assert cost.cpu_seconds > 0
+    assert math.isnan(idle.memory) or cost.memory - idle.memory > 64

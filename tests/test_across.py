@@ -89,7 +89,7 @@ def test_a_suite_from_training_to_its_page(cmm: Cmm, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.smoke
 def test_all_modalities_in_one_suite(cmm: Cmm, tmp_path: Path) -> None:
-    """The whole of suite=smoke: rows of every kind for every modality, and the memoriser is found in each."""
+    """All of suite=smoke: all kinds of rows for every modality; the memoriser is found, jumps beat one step of a flow."""
     assert cmm("benchmark", "suite=smoke", "out=results") == 0
     rows = json.loads((tmp_path / "results/smoke.json").read_text())["rows"]
     for entry in ("image", "audio", "text", "video"):
@@ -103,7 +103,7 @@ def test_all_modalities_in_one_suite(cmm: Cmm, tmp_path: Path) -> None:
         assert floors["memory"]["memorised"] > 0.9, entry
         assert real["memorised"] < 0.5, entry
         assert all(math.isfinite(each["frechet"]) for (method, _), each in found.items() if method in ("map", "flow"))
-        assert min(found["map", n]["frechet"] for n in (1, 2, 4)) < floors["mean"]["frechet"], entry
+        assert found["map", 4]["frechet"] < found["flow", 1]["frechet"], entry
 
 
 def test_a_page_needs_nothing_beside_it() -> None:

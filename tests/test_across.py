@@ -8,7 +8,9 @@ import pytest
 import re
 import torch
 
+from cm_multimodal.build import build_objective
 from cm_multimodal.config import compose, suite_settings
+from cm_multimodal.errors import UsageError
 from cm_multimodal.evaluation.across import COLUMNS, Across, Settings
 from cm_multimodal.evaluation.benchmark import Row
 from cm_multimodal.evaluation.page import page
@@ -29,7 +31,7 @@ QUICK = (
 
 @pytest.mark.parametrize("name", ["smoke", "small", "gpu"])
 def test_every_case_of_a_suite_can_be_composed(name: str) -> None:
-    """Every experiment and option of its settings exists; the map and its flow differ by the objective alone."""
+    """Its objectives can be built of experiments that exist; the map and its flow differ by the objective alone."""
     suite = SUITES[name](read_settings(Settings, suite_settings(name), "settings"), compose)
     assert isinstance(suite, Across)
     cases = suite.cases()
@@ -39,6 +41,17 @@ def test_every_case_of_a_suite_can_be_composed(name: str) -> None:
         mine, flow = configs["map"], configs["flow"]
         assert {key for key in mine if mine[key] != flow[key]} == {"objective", "name"}
         assert flow["objective"]["name"] in ("flow_matching", "denoising")
+        for config in (mine, flow):
+            build_objective(config["objective"])
+
+
+def test_flow_matching_is_solved_by_those_that_can_do_with_so_few_calls() -> None:
+    """One call is none for a solver that looks back on one; a number of calls that suits no solver is a sentence."""
+    both = {"entries": {"image": {}}, "solvers": ["euler", "dpm_solver_pp"]}
+    settings = read_settings(Settings, both, "settings")
+    assert [settings.solvers_of(calls) for calls in (1, 2)] == [["euler"], ["euler", "dpm_solver_pp"]]
+    with pytest.raises(UsageError, match="calls: 1 is fewer than any of dpm_solver_pp can do with"):
+        read_settings(Settings, both | {"solvers": ["dpm_solver_pp"]}, "settings")
 
 
 def row(method: str, calls: int, **values: Any) -> Row:

@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 from pathlib import Path
 from typing import Any
 
+from ..build import build_part
 from ..errors import UsageError
 from ..model import Model
 from ..training.records import training_seconds
@@ -95,6 +96,13 @@ class Settings:
     def __post_init__(self) -> None:
         if not all((self.entries, self.steps, self.calls, self.solvers, self.seeds)):
             raise UsageError("settings: entries, steps, calls, solvers and seeds are not empty.")
+        for count in self.calls:
+            if not self.solvers_of(count):
+                raise UsageError(f"settings.calls: {count} is fewer than any of {', '.join(self.solvers)} can do with.")
+
+    def solvers_of(self, calls: int) -> list[str]:
+        """Returns the solvers that make steps of one call and can do with so few."""
+        return [name for name in self.solvers if build_part("solver", {"name": name}).least_steps <= calls]
 
 
 class Across(Suite):
@@ -142,7 +150,7 @@ class Across(Suite):
         if method == MAP:
             return list(evaluate(model, ground, [count]))
         tried = []
-        for solver in self.settings.solvers:
+        for solver in self.settings.solvers_of(count):
             rows = list(evaluate(model, ground, [], [count], {"name": solver}))
             tried.append([dataclasses.replace(row, method=solver) for row in rows])
         return min(tried, key=lambda rows: statistics.fmean(row.frechet for row in rows))
@@ -240,7 +248,7 @@ class Across(Suite):
             "*kept*: the map's score over the best of flow matching's in any number of calls. *calls saved*, *faster*: from "
             "those of that best one to the fewest of the map's that keep 95 % of its score, and the ratio of their seconds. "
             "*training*: the seconds of the map's training over those of flow matching's, for as many samples. That goes "
-            f"by the best of {', '.join(self.settings.solvers)} in each number of calls. Seconds and CPU seconds are for "
+            f"by the best of {', '.join(self.settings.solvers)} that can do with so few. Seconds and CPU seconds are for "
             "1,000 samples, memory in MiB. Distances are on the features of each experiment, and compare within one table "
             f"only. Sampling seeds {list(self.settings.seeds)}. On {hardware}."
         )

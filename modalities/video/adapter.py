@@ -68,7 +68,7 @@ class VideoModality(Modality):
         return TensorSpec((channels, frames, *sides), max(float(seen.std()), 1e-3), train.classes, settings=settings)
 
     def encode(self, raw: Tensor) -> Tensor:
-        return self.noise.whitened((_scaled(raw) - self.mean).transpose(1, 2)).contiguous()
+        return self.noise.whitened((_scaled(raw) - self.mean.to(raw.device)).transpose(1, 2)).contiguous()
 
     def decode(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if not x.isfinite().all():

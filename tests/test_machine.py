@@ -1,4 +1,4 @@
-r"""What a machine is asked to do: keeping memory that is freed, and leaving alone what is set globally."""
+r"""What a machine is asked to do: keeping memory, working where samples are, and leaving alone what is set globally."""
 
 import os
 import pytest
@@ -6,7 +6,9 @@ import subprocess
 import sys
 import torch
 
+from cm_multimodal.config import compose
 from cm_multimodal.machine import alone
+from cm_multimodal.modality import find_modality
 
 ROUNDS = """
 import resource, torch
@@ -36,6 +38,25 @@ def test_freed_memory_is_kept() -> None:
     given_back, kept = map(int, printed.split())
     assert given_back > 100
     assert kept < given_back / 10
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("experiment=image/smoke",),
+        ("experiment=audio/smoke", "data.limit=100"),
+        ("experiment=audio/smoke", "data.limit=100", "data.representation={name:stft}"),
+        ("experiment=video/smoke", "data.count=100", "data.shared=0.5"),
+    ],
+    ids=lambda words: " ".join(word.partition("=")[2] for word in words),
+)
+def test_samples_are_encoded_where_they_are(words: tuple[str, ...]) -> None:
+    """Without a GPU, on the device that holds no numbers: tensors of a CPU are refused there. (Texts are read on the CPU.)"""
+    config = compose("train", words)
+    kind = find_modality(config["modality"])
+    train = kind.dataset(config["data"]).train
+    modality = kind(kind.describe(train, config["data"]))
+    assert modality.encode(train.raw[:2].to("meta")).device.type == "meta"
 
 
 def test_what_happens_alone_depends_on_its_seed_and_leaves_no_trace() -> None:

@@ -51,7 +51,7 @@ def test_freed_memory_is_kept() -> None:
     ids=lambda words: " ".join(word.partition("=")[2] for word in words),
 )
 def test_samples_are_encoded_where_they_are(words: tuple[str, ...]) -> None:
-    """Without a GPU, on the device that holds no numbers: tensors of a CPU are refused there. (Texts are read on the CPU.)"""
+    """Without a GPU, on the device that holds no numbers: tensors of a CPU are refused there. (Texts are read on one.)"""
     config = compose("train", words)
     kind = find_modality(config["modality"])
     train = kind.dataset(config["data"]).train

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from torch import Tensor, nn
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol
 
 from .editing import Measurement
 from .errors import UsageError, nearest
@@ -113,6 +114,8 @@ class Modality(ABC):
         previewed: In how many steps previews show the same samples.
         kinds: The kinds of files that samples are written as, by their suffix, the usual one first.
         edits: The kinds of editing that complete what is known of a sample.
+        published: Features on which the distances that people publish are of so many generated samples, against the training
+            split, by name.
         alone: Whether samples are drawn from noise and a class alone, or only from what the first of `edits` knows of one.
     """
 
@@ -123,6 +126,7 @@ class Modality(ABC):
     previewed: tuple[int, ...] = (1, 2, 4, 8)
     kinds: tuple[str, ...]
     edits: tuple[str, ...] = ()
+    published: ClassVar[Mapping[str, int]] = MappingProxyType({})
     alone: bool = True
 
     def __init__(self, spec: TensorSpec) -> None:

@@ -26,7 +26,7 @@ LAYERS = (
     ("editing", "exact", "machine", "samplers", "solvers"),
     ("modality",),
     ("judge", "labelling", "listing", "objectives"),
-    ("guidance",),
+    ("guidance", "scripted"),
     ("build", "bundle"),
     ("evaluation", "generation", "model", "training"),
     ("synthesis",),

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torchmetrics.image.kid import poly_mmd
 
-from ..errors import UsageError
+from ..errors import DataError, UsageError
 from ..errors import nearest as closest
 from ..machine import Cost
 from ..modality import Dataset, Modality
@@ -49,7 +49,13 @@ class Drawn:
 
 
 def kernel_distance(a: Tensor, b: Tensor) -> float:
-    """Returns the unbiased squared distance of two sets of features, with shapes (N, D) and (M, D); it may be negative."""
+    """Returns the unbiased squared distance of two sets of features, with shapes (N, D) and (M, D); it may be negative.
+
+    Raises:
+        DataError: A set holds fewer than two samples, or values that are not finite.
+    """
+    if min(len(a), len(b)) < 2 or not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+        raise DataError("A kernel distance needs at least two samples on each side, and features that are finite.")
     return float(poly_mmd(*_same_size(a.double(), b.double())))
 
 
@@ -110,7 +116,7 @@ def nearest(points: Tensor, others: Tensor, other: bool = False) -> Nearest:
 
 def _diversity(ground: Reference, drawn: Drawn) -> float:
     label = drawn.samples.label
-    real = diversity(ground.features, None if label is None else ground.splits.test.label)
+    real = diversity(ground.features, None if label is None else ground.real.label)
     return diversity(drawn.features, label) / (real or math.nan)
 
 

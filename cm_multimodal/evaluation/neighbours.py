@@ -29,8 +29,10 @@ def precision_recall(real: Tensor, generated: Tensor, k: int = 5) -> PrecisionRe
     """Returns precision and recall of features with shapes (N, D) and (M, D).
 
     Raises:
-        DataError: A set holds no more than k samples.
+        DataError: A set holds no more than k samples, or values that are not finite.
     """
+    if not (torch.isfinite(real).all() and torch.isfinite(generated).all()):
+        raise DataError("The features hold values that are not finite: no precision and recall can be given.")
     if min(len(real), len(generated)) <= k:
         raise DataError(f"Precision and recall with k={k} need more than {k} samples on each side.")
     return PrecisionRecall(_covered(generated, real, k), _covered(real, generated, k))

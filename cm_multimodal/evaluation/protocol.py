@@ -80,7 +80,7 @@ class Protocol:
         return cls(
             n=ground.n,
             seeds=tuple(ground.settings.get("seeds", (0,))),
-            reference=f"test split, {len(ground.splits.test)} samples",
+            reference=f"{ground.against} split, {len(ground.real)} samples",
             features=ground.extractor,
             feature_dimensions=ground.features.shape[1],
             k=ground.settings.get("k", 5),

@@ -42,10 +42,20 @@ class Reference:
         """The classifier, fitted to the real training split."""
         return Judge(self.modality.vectors, self.splits.train)
 
+    @property
+    def against(self) -> str:
+        """Which split samples are held against: 'test', or 'train', where published numbers on these features are."""
+        return "train" if self.settings.get("features") in self.modality.published else "test"
+
+    @property
+    def real(self) -> Dataset:
+        """The samples of that split."""
+        return self.splits.train if self.against == "train" else self.splits.test
+
     @cached_property
     def features(self) -> Tensor:
-        """The test samples' features, with shape (M * K, D)."""
-        return self.features_of(self.splits.test.raw)
+        """Their features, with shape (M * K, D)."""
+        return self.features_of(self.real.raw)
 
     def features_of(self, raw: Tensor) -> Tensor:
         """Returns features of raw samples, with shape (N * K, D): the modality's, or with `features=own` the judge's."""
@@ -72,9 +82,15 @@ class Reference:
 
     def some(self) -> Dataset:
         """Returns training samples, as many as are generated if there are, taken evenly."""
-        train = self.splits.train
-        pick = torch.linspace(0, len(train) - 1, min(len(train), self.n)).long()
-        return Dataset(train.raw[pick], None if train.label is None else train.label[pick])
+        return self._evenly(self.splits.train)
+
+    def others(self) -> Dataset:
+        """Returns real samples that are not those that all are held against, as many as are generated if there are."""
+        return self._evenly(self.splits.test) if self.against == "train" else self.some()
+
+    def _evenly(self, part: Dataset) -> Dataset:
+        pick = torch.linspace(0, len(part) - 1, min(len(part), self.n)).long()
+        return Dataset(part.raw[pick], None if part.label is None else part.label[pick])
 
 
 def reference(bundle: Bundle, data: Mapping[str, Any], settings: Mapping[str, Any]) -> Reference:
@@ -96,7 +112,8 @@ def reference(bundle: Bundle, data: Mapping[str, Any], settings: Mapping[str, An
     if len(splits.test) == 0:
         raise DataError("There is no test set to score against; set data.test_fraction=0.1.")
     config = {**settings, "root": data.get("root")}
-    n = min(len(splits.train), MOST) if settings.get("n") is None else settings["n"]
+    usual = bundle.modality.published.get(str(settings.get("features")), min(len(splits.train), MOST))
+    n = usual if settings.get("n") is None else settings["n"]
     ground = Reference(bundle.modality, splits, settings, n, config)
     _ = ground.features  # unknown features are said before anything is drawn
     return ground

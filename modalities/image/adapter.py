@@ -10,9 +10,9 @@ from cm_multimodal.modality import Board, Dataset, Modality, Splits, TensorSpec
 from collections.abc import Mapping
 from pathlib import Path
 from torch import Tensor
-from typing import Any
+from typing import Any, ClassVar
 
-from . import data, edit, metrics, preview
+from . import data, edit, inception, metrics, preview
 from .net import build_net
 
 
@@ -23,6 +23,7 @@ class ImageModality(Modality):
     classifier = "support vectors (C = 10) on pixels"
     kinds = ("png",)
     edits = edit.EDITS
+    published: ClassVar = {"inception": inception.PICTURES}
 
     @classmethod
     def dataset(cls, config: Mapping[str, Any]) -> Splits:
@@ -54,6 +55,9 @@ class ImageModality(Modality):
 
     def features(self, raw: Tensor, config: Mapping[str, Any]) -> Tensor:
         return metrics.features(raw, config)
+
+    def extractor(self, config: Mapping[str, Any]) -> str:
+        return metrics.extractor(config)
 
     def vectors(self, raw: Tensor) -> Any:
         return metrics.vectors(raw)

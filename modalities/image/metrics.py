@@ -1,6 +1,6 @@
 r"""Features for distances between sets of pictures, and what a classifier sees of them."""
 
-__all__ = ["features", "vectors"]
+__all__ = ["extractor", "features", "vectors"]
 
 import functools
 import numpy as np
@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing import Any
 
+from . import inception
 from .packed import DAMAGE
 
-EXTRACTORS = ("pixels", "resnet20")
+EXTRACTORS = ("pixels", "resnet20", "inception")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -26,12 +27,29 @@ def features(raw: Tensor, config: Mapping[str, Any]) -> Tensor:
     Arguments:
         raw: Pictures in uint8, with shape (N, C, H, W).
         config: `features`: 'pixels' (flattened, in 0-2 units) or 'resnet20' (the 64 penultimate features of a CIFAR-10
-            classifier in `features/cifar10_resnet20.npz` under the data root).
+            classifier in `features/cifar10_resnet20.npz` under the data root) or 'inception', of which `feature_weights` is
+            the file of its network.
+
+    Raises:
+        UsageError: There are no such features, or not of such pictures.
     """
-    name = config.get("features", "pixels")
+    name = _name(config)
+    if name == "inception":
+        return inception.embeddings(raw, inception.network_of(config))
+    return raw.flatten(1).double() / 127.5 if name == "pixels" else _resnet20_features(raw, config)
+
+
+def extractor(config: Mapping[str, Any]) -> str:
+    """Returns the name of the features, with a checksum of the file that they come from."""
+    name = _name(config)
+    return f"{name}, network {inception.network_of(config).digest}" if name == "inception" else name
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    name = str(config.get("features") or "pixels")
     if name not in EXTRACTORS:
         raise UsageError(f"There are no features '{name}'; {nearest(name, EXTRACTORS)}")
-    return raw.flatten(1).double() / 127.5 if name == "pixels" else _resnet20_features(raw, config)
+    return name
 
 
 def vectors(raw: Tensor) -> np.ndarray:

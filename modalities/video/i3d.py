@@ -16,17 +16,13 @@ References:
     | Towards Accurate Generative Models of Video: A New Metric & Challenges (Unterthiner et al., 2018)
 """
 
-__all__ = ["FRAMES", "Network", "embeddings", "network_of"]
+__all__ = ["FRAMES", "embeddings", "network_of"]
 
-import functools
 import torch
 
-from cm_multimodal.errors import DataError, Interrupted, UsageError
-from cm_multimodal.files import digest
-from cm_multimodal.listing import feature_file
+from cm_multimodal.errors import UsageError
+from cm_multimodal.scripted import Scripted, read_scripted
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from torch import Tensor
 from torch.nn import functional as F
 from typing import Any
@@ -36,16 +32,7 @@ SIDE, CLIPS = 224, 8
 FRAMES = 10  # what its halvings along time, and a mean over two that are left, ask for
 
 
-@dataclass(frozen=True)
-class Network:
-    """What the file holds, and the first 12 digits of its SHA-256."""
-
-    run: torch.jit.ScriptModule
-    digest: str
-
-
-@torch.no_grad()
-def embeddings(raw: Tensor, network: Network) -> Tensor:
+def embeddings(raw: Tensor, network: Scripted) -> Tensor:
     """Returns the features, with shape (N, 400), in float64, of clips with shape (N, T, C, H, W), in uint8.
 
     Raises:
@@ -57,24 +44,14 @@ def embeddings(raw: Tensor, network: Network) -> Tensor:
     return torch.cat([_embedded(part, network) for part in raw.split(CLIPS)]).double()
 
 
-def _embedded(raw: Tensor, network: Network) -> Tensor:
+def _embedded(raw: Tensor, network: Scripted) -> Tensor:
     frames = raw.expand(-1, -1, 3, -1, -1).flatten(0, 1).float() / 127.5 - 1
     frames = F.interpolate(frames, (SIDE, SIDE), mode="bilinear", align_corners=False)
     clips = frames.unflatten(0, raw.shape[:2]).transpose(1, 2).contiguous()
-    try:
-        out = network.run(clips, rescale=False, resize=False, return_features=True)
-    except Interrupted:
-        raise
-    except Exception as error:  # a foreign program may raise anything
-        raise DataError(
-            f"The file {FILE} of features=i3d could not be run on clips: it holds another network."
-        ) from error
-    if not (isinstance(out, Tensor) and out.ndim == 2 and len(out) == len(raw)):
-        raise DataError(f"The file {FILE} of features=i3d gives no row of features a clip: it holds another network.")
-    return out
+    return network.rows(clips, rescale=False, resize=False, return_features=True)
 
 
-def network_of(config: Mapping[str, Any]) -> Network:
+def network_of(config: Mapping[str, Any]) -> Scripted:
     """Reads the network.
 
     Arguments:
@@ -84,14 +61,4 @@ def network_of(config: Mapping[str, Any]) -> Network:
         UsageError: There is no such file.
         DataError: It holds something else.
     """
-    return _read(feature_file(config, "i3d", FILE))
-
-
-@functools.lru_cache(maxsize=1)
-def _read(file: Path) -> Network:
-    try:
-        return Network(torch.jit.load(file, "cpu").eval(), digest(file))
-    except Interrupted:
-        raise
-    except Exception as error:  # what a foreign file makes of a reader is open
-        raise DataError(f"'{file}' cannot be read as a TorchScript file, such as {FILE} is.") from error
+    return read_scripted(config, "i3d", FILE)

@@ -8,6 +8,7 @@ import torch
 
 from cm_multimodal.errors import DataError, UsageError
 from cm_multimodal.files import digest
+from cm_multimodal.scripted import Scripted
 from modalities.video import i3d, metrics
 from pathlib import Path
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ def test_frames_are_enlarged_without_a_filter() -> None:
 
     raw = torch.zeros(1, 10, 1, 2, 2, dtype=torch.uint8)
     raw[..., 1] = 255
-    i3d.embeddings(raw, i3d.Network(run, ""))  # type: ignore[arg-type]
+    i3d.embeddings(raw, Scripted(run, "i3d", i3d.FILE))
     line = seen[0][0, 0, 0, 0]
     place = ((torch.arange(224) + 0.5) / 112 - 0.5).clamp(0, 1)
     assert torch.allclose(line, 2 * place - 1, atol=1e-5)

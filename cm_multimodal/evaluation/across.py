@@ -136,7 +136,7 @@ class Across(Suite):
     def measure(self, case: Case) -> dict[str, Any]:
         name, method, count = case.key["entry"], case.key["method"], case.key["calls"]
         model, ground = Model.load(self._trained(case)), self._ground(name)
-        trained = {"training_seconds": training_seconds(self._folder(case))}
+        trained = {"training_seconds": training_seconds(case.run(self.settings.runs))}
         if method in (MAP, FLOW):
             found = self._scores(model, ground, method, count)
             how = {"solver": found[0].method, "calls": found[0].calls}
@@ -162,13 +162,9 @@ class Across(Suite):
 
     def _trained(self, case: Case) -> Path:
         """Trains the run of a case, or what is left of it, and returns its folder."""
-        folder = self._folder(case)
+        folder = case.run(self.settings.runs)
         train(case.config["train"], folder, lambda line: None)
         return folder
-
-    def _folder(self, case: Case) -> Path:
-        config = case.config["train"]
-        return Path(self.settings.runs) / f"{config['name']}-{Case({}, {'train': config}).hash[:8]}"
 
     def protocol(self) -> dict[str, Any]:
         return dataclasses.asdict(self.settings)

@@ -49,6 +49,16 @@ class Case:
         text = json.dumps({"key": dict(self.key), "config": dict(self.config)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def run(self, runs: str, *parts: str) -> Path:
+        """Returns the folder of the run that it measures, below that of all runs: alike where its training is.
+
+        Arguments:
+            runs: The folder of all runs.
+            parts: What the training depends on beside `config["train"]`, by its names in `config`.
+        """
+        depends = {part: self.config[part] for part in ("train", *parts)}
+        return Path(runs) / f"{depends['train']['name']}-{Case({}, depends).hash[:8]}"
+
 
 @dataclass(frozen=True)
 class Row:

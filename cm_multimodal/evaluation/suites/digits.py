@@ -138,21 +138,21 @@ class Digits(Suite):
                 place[name].append(getattr(row, name))
         return {
             "learned": sorted(model.bundle.card.learned), "samples": model.bundle.card.samples_seen,
-            "seconds": training_seconds(self._folder(case)), "scores": scores,
+            "seconds": training_seconds(case.run(self.settings.runs, "seconds")), "scores": scores,
             "real": dataclasses.asdict(real_row(ground)),
         }  # fmt: skip
 
     def _train(self, case: Case) -> Path:
         """Trains a case, or what is left of it, and returns its run."""
-        config, folder = case.config["train"], self._folder(case)
+        config, folder = case.config["train"], case.run(self.settings.runs, "seconds")
         free = {"samples": self._samples(case), "threads": torch.get_num_threads()}
         train({**config, "train": {**config["train"], **free}}, folder, lambda line: None)
         return folder
 
     def _samples(self, case: Case) -> int:
         """Returns how many samples a training sees in its time; one that was begun, and further seeds, keep that number."""
-        if RunRecord(self._folder(case)).exists():
-            return int(read_config(self._folder(case))["train"]["samples"])
+        if RunRecord(case.run(self.settings.runs, "seconds")).exists():
+            return int(read_config(case.run(self.settings.runs, "seconds"))["train"]["samples"])
         if case.key["objective"] in self.seen:
             return self.seen[case.key["objective"]]
         batch, speed = case.config["train"]["train"]["batch"], self._speeds()[_work(case)]
@@ -160,7 +160,7 @@ class Digits(Suite):
 
     def _measure_speed(self, case: Case, report: Report) -> None:
         known = case.key["objective"] in self.seen or _work(case) in self._speeds()
-        if known or RunRecord(self._folder(case)).exists():
+        if known or RunRecord(case.run(self.settings.runs, "seconds")).exists():
             return
         signals.check()
         speed = _samples_a_second(case.config["train"], self.settings.probe)
@@ -174,10 +174,6 @@ class Digits(Suite):
             return dict(json.loads(read_text(file))) if file.exists() else {}
         except (OSError, ValueError, TypeError) as error:
             raise DataError(f"'{file}' cannot be read: {error}. Remove it to measure speeds anew.") from error
-
-    def _folder(self, case: Case) -> Path:
-        depends = {key: case.config[key] for key in ("train", "seconds")}
-        return Path(self.settings.runs) / f"{case.config['train']['name']}-{Case({}, depends).hash[:8]}"
 
     def protocol(self) -> dict[str, Any]:
         return dataclasses.asdict(self.settings)
@@ -213,7 +209,7 @@ class Digits(Suite):
         words += self.settings.overrides.get(name, [])
         config = copy.deepcopy(self.compose(*words))
         if config["objective"].get("source", {}).get("name") == "teacher":
-            config["objective"]["source"]["teacher"] = str(self._folder(self._teacher()))
+            config["objective"]["source"]["teacher"] = str(self._teacher().run(self.settings.runs, "seconds"))
         kept = {"train": config, "seconds": self.settings.seconds, "steps": list(self.settings.steps)}
         return Case({"objective": name, "training seed": seed}, {**kept, "seeds": list(self.settings.seeds)})
 

@@ -20,7 +20,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from matplotlib.figure import Figure
-from pathlib import Path
 from typing import Any
 
 from ...errors import UsageError
@@ -114,7 +113,7 @@ class Worth(Suite):
 
     def measure(self, case: Case) -> dict[str, Any]:
         config, task = case.config["train"], self.tasks[case.key["task"]]
-        folder, seed = self._folder(case), case.key["seed"]
+        folder, seed = case.run(self.settings.runs), case.key["seed"]
         train(config, folder, lambda line: None)
         model, labels = Model.load(folder), read_settings(Labelling, config["labels"], "labels")
         found = apart(find_modality(config["modality"]).dataset(config["data"]))
@@ -202,10 +201,6 @@ class Worth(Suite):
         config = copy.deepcopy(self.compose(*words))
         depends = {"train": config, "amounts": list(task.amounts), "steps": task.steps, "share": task.share}
         return Case({"task": name, "generator": generator, "seed": seed}, depends)
-
-    def _folder(self, case: Case) -> Path:
-        config = case.config["train"]
-        return Path(self.settings.runs) / f"{config['name']}-{Case({}, {'train': config}).hash[:8]}"
 
 
 def _value(row: Row, kind: str) -> float:

@@ -243,7 +243,7 @@ def fresh_run(words: list[str]) -> None:
     record.prepare()
     record.start(config, {})
     averages = [Average(parts.flow_map.net, decay) for decay in build_decays(config["ema"])]
-    write_snapshots(averages, 1, record.folder / "ema")
+    write_snapshots(averages, [average.state_dict() for average in averages], 1, record.folder / "ema")
     card, begin = replace(parts.card, samples_seen=1), averages[0].state_dict()
     draw = torch.Generator().manual_seed(0)  # what is silent is refused
     moved = {name: value + 0.02 * torch.randn(value.shape, generator=draw) for name, value in begin.items()}

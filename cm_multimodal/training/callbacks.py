@@ -10,20 +10,24 @@ import os
 import sys
 import time
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from lightning.pytorch.loggers import TensorBoardLogger
 from pathlib import Path
+from torch import Tensor
 from typing import Any
 
 from .. import signals
+from ..bundle import Card
 from ..clock import minutes
 from ..errors import Interrupted
 from ..files import write_text
 from .checkpoints import Checkpoint, prune, save
 from .module import TrainingModule
+from .shards import whole
 from .snapshots import forget_snapshots, write_snapshots
 
-Publish = Callable[[TrainingModule], Any]
+Averages = Sequence[Mapping[str, Tensor]]
+Publish = Callable[[TrainingModule, Averages], tuple[Card, Mapping[str, Tensor]]]
 SHOW_EVERY_S = 10.0
 SNAPSHOTS = 32  # of each average over a training
 
@@ -90,8 +94,8 @@ class Keeper(lightning.Callback):
         root: The folder of checkpoints.
         every: The number of samples between them.
         keep: How many stay, beside the best.
-        publish: Makes the card and the averaged weights of a module.
-        judge: Measures the held-out loss of a module, where something is held back.
+        publish: Makes the card and the averaged weights of a module whose averages are whole.
+        judge: Measures the held-out loss of both, where something is held back.
         recorder: Takes rows for the log; only the main process has one.
         best: The best checkpoint so far.
         start: The checkpoint that the training began from.
@@ -104,7 +108,7 @@ class Keeper(lightning.Callback):
         every: int,
         keep: int,
         publish: Publish,
-        judge: Callable[[TrainingModule], float] | None,
+        judge: Callable[[Card, Mapping[str, Tensor]], float] | None,
         recorder: Recorder | None,
         best: Checkpoint | None,
         start: Checkpoint | None,
@@ -116,14 +120,15 @@ class Keeper(lightning.Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         module = _training(pl_module)
-        module.world.on_main(lambda: self._begin(module))
+        state = module.training_state()
+        module.world.on_main(lambda: self._begin(module, state))
 
-    def _begin(self, module: TrainingModule) -> None:
+    def _begin(self, module: TrainingModule, state: Mapping[str, Any]) -> None:
         """Forgets what lies ahead, and makes up for a held-out loss that a signal had prevented."""
         forget_snapshots(self.root.with_name("ema"), module.seen)
         start = self.start
         if start and start.folder.parent == self.root and _due(module, self.every) and not math.isfinite(start.score):
-            self.save(module, due=True, measured=True)
+            self.save(module, state, due=True, measured=True)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         module = _training(pl_module)
@@ -131,34 +136,35 @@ class Keeper(lightning.Callback):
         due = module.seen // self.every > self.saved // self.every or module.seen >= module.samples
         if last or (due and not module.guard.skipped):
             self._agree(module)
-            module.world.on_main(lambda: self.save(module, due, measured=due and not trainer.should_stop))
+            state = module.training_state()
+            module.world.on_main(lambda: self.save(module, state, due, measured=due and not trainer.should_stop))
             self.saved = module.seen
             self.stopper.listen(trainer, module)
 
-    def save(self, module: TrainingModule, due: bool, measured: bool) -> None:
+    def save(self, module: TrainingModule, state: Mapping[str, Any], due: bool, measured: bool) -> None:
         """Saves a checkpoint now; one that is due comes with snapshots of the averages, at most 32 in a training."""
         share = max(module.samples // SNAPSHOTS, 1)
         if due and module.seen // share > max(module.seen - self.every, 0) // share:
-            write_snapshots(module.averages, module.seen, self.root.with_name("ema"))
-        score = self._score(module) if measured else math.inf
-        card, weights = self.publish(module)
-        kept = save(self.root, module.seen, card, weights, module.training_state(), score)
+            write_snapshots(module.averages, state["averages"], module.seen, self.root.with_name("ema"))
+        published = self.publish(module, state["averages"])
+        score = self._score(module, *published) if measured else math.inf
+        kept = save(self.root, module.seen, *published, state, score)
         self.best = min((each for each in (self.best, kept) if each), key=lambda each: each.score)
         prune(self.root, self.keep, self.best.folder.name if math.isfinite(self.best.score) else None)
 
-    def _score(self, module: TrainingModule) -> float:
+    def _score(self, module: TrainingModule, card: Card, weights: Mapping[str, Tensor]) -> float:
         if self.judge is None or self.recorder is None:
             return math.inf
         try:
-            loss = self.judge(module)
+            loss = self.judge(card, weights)
         except Interrupted:
             return math.inf
         self.recorder.write(module.seen, {"held_out_loss": loss})
         return loss
 
     def _agree(self, module: TrainingModule) -> None:
-        """Proves that all processes hold the same weights."""
-        if module.world.size > 1:
+        """Proves that all processes hold the same weights, where each holds all of them."""
+        if module.world.size > 1 and not module.in_parts:
             weights = b"".join(p.detach().cpu().contiguous().numpy().tobytes() for p in module.weights)
             if not module.world.same(weights):
                 raise RuntimeError(f"The processes of this run hold different weights after {module.seen:,} samples.")
@@ -172,17 +178,18 @@ class Previewer(lightning.Callback):
         draw: Draws them.
     """
 
-    def __init__(self, every: int, draw: Callable[[TrainingModule], object]) -> None:
+    def __init__(self, every: int, draw: Callable[[TrainingModule, Averages], object]) -> None:
         self.every, self.draw = every, draw
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any) -> None:
         module = _training(pl_module)
         if not trainer.should_stop and (_due(module, self.every) or module.seen >= module.samples):
-            module.world.on_main(lambda: self._draw(module))
+            averages = whole([average.state_dict() for average in module.averages])
+            module.world.on_main(lambda: self._draw(module, averages))
 
-    def _draw(self, module: TrainingModule) -> None:
+    def _draw(self, module: TrainingModule, averages: Averages) -> None:
         with contextlib.suppress(Interrupted):  # there is a wish to stop: it is granted after the next update
-            self.draw(module)
+            self.draw(module, averages)
 
 
 class Stopper(lightning.Callback):

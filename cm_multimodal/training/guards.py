@@ -21,6 +21,7 @@ from ..files import write_text
 from ..losses import Loss
 from ..paths import Path as DiffusionPath
 from ..tensors import row_mean
+from .shards import whole
 
 ABSURD = 1e6  # a geometric mean of distances, which a few rows cannot move; that of an untrained network is near one
 WORST = 8  # rows and gradients named in a diagnosis
@@ -106,7 +107,7 @@ def _rows(ids: Tensor, losses: Sequence[Loss], path: DiffusionPath) -> list[dict
 
 def _gradients(net: nn.Module) -> Mapping[str, Any]:
     """Returns the norms of the largest gradients by parameter, those that are not finite first."""
-    norms = {name: float(p.grad.norm()) for name, p in net.named_parameters() if p.grad is not None}
+    norms = {name: float(whole(p.grad.norm())) for name, p in net.named_parameters() if p.grad is not None}
     ranked = sorted(norms, key=lambda name: -norms[name] if math.isfinite(norms[name]) else -math.inf)
     return {name: _plain(norms[name]) for name in ranked[:WORST]}
 

@@ -22,6 +22,7 @@ from .data import Drawn
 from .guards import Guard, Update
 from .optimizers import build_optimizer
 from .settings import OptimizerSettings, TrainSettings
+from .shards import apart, in_parts, like, together, whole
 from .statistics import LossByNoise, Window
 from .world import World
 
@@ -58,6 +59,7 @@ class TrainingModule(lightning.LightningModule):
         name = "diagnosis.json" if world.main else f"diagnosis-{world.rank}.json"
         self.guard = Guard(optimizer.skip_limit, folder / name)
         self.weights = [p for p in self.parameters() if p.requires_grad]
+        self.in_parts = in_parts(self.weights)
         self.optimizer = build_optimizer(optimizer, [(n, p) for n, p in self.named_parameters() if p.requires_grad])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -67,10 +69,13 @@ class TrainingModule(lightning.LightningModule):
         return batch.to(device)
 
     def training_step(self, drawn: Drawn, batch_index: int) -> None:
+        together(self)
         losses = self._accumulate(drawn)
-        self.world.sum_gradients(self.weights)
+        apart(self)
+        if not self.in_parts:
+            self.world.sum_gradients(self.weights)
         sums = self.world.sum_(self._sums(losses))
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.weights if p.grad is not None])
+        norm = whole(torch.nn.utils.get_total_norm([p.grad for p in self.weights if p.grad is not None]))
         size = self.world.max(norm.item())  # to the bit the same on all processes, whatever their processors
         loss, distance, *logs = (sums[: len(sums) - 2 * self.by_noise.bins] / self.batch).tolist()
         update = Update(self.seen, loss, float(np.exp(distance)), size)
@@ -118,26 +123,43 @@ class TrainingModule(lightning.LightningModule):
         self.objective.updated(self.flow_map, self.seen / self.samples)
 
     def training_state(self) -> dict[str, Any]:
-        """Returns all that a resumed run needs, beside the first average's weights."""
+        """Returns all that a resumed run needs, whole; all processes ask for it."""
         return {
-            "network": self.flow_map.net.state_dict(),
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "averages": [average.state_dict() for average in self.averages],
+            **whole(self._tensors()),
             "counters": {"seen": self.seen, "skipped": self.guard.skipped},
             "window": self.window.state_dict(),
             "by_noise": self.by_noise.state_dict(),
         }
 
+    def _tensors(self) -> dict[str, Any]:
+        return {
+            "network": self.flow_map.net.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "averages": [average.state_dict() for average in self.averages],
+        }
+
+    def _moments(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Returns an optimiser's state with what has a weight's shape in parts as that weight is."""
+        owners = [p for group in self.optimizer.param_groups for p in group["params"]]
+        moments = {
+            key: {
+                name: like(part, owners[key]) if part.shape == owners[key].shape else part for name, part in own.items()
+            }
+            for key, own in state["state"].items()
+        }
+        return {**state, "state": moments} if self.in_parts else state
+
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         """Takes a saved state over."""
-        self.flow_map.net.load_state_dict(state["network"])
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        here = self._tensors()
+        self.flow_map.net.load_state_dict(like(state["network"], here["network"]))
+        self.objective.load_state_dict(like(state["objective"], here["objective"]))
+        self.optimizer.load_state_dict(self._moments(state["optimizer"]))
         for group in self.optimizer.param_groups:
             group.update(betas=self.settings.betas, weight_decay=self.settings.weight_decay)
         for average, weights in zip(self.averages, state["averages"], strict=True):
-            average.load_state_dict(weights)
+            average.load_state_dict(like(weights, average.state_dict()))
         self.seen, self.guard.skipped = state["counters"]["seen"], state["counters"]["skipped"]
         self.window.load_state_dict(state["window"])
         self.by_noise.load_state_dict(state["by_noise"])

@@ -15,13 +15,14 @@ from ..files import read_text, write_text
 
 LARGEST, DEEPEST = 1 << 16, 32  # bytes and levels of a configuration
 BEFORE = {  # what runs had before it could be chosen
-    "optimizer.name": "adamw", "labels.share": 1.0, "labels.seed": 0, "labels.rest": True, "labels.weight": 0.5,
+    "optimizer.name": "adamw", "train.shard": False, "labels.share": 1.0, "labels.seed": 0, "labels.rest": True,
+    "labels.weight": 0.5,
 }  # fmt: skip
 STATE = ("optimizer.name",)
 FREE = (
     "name", "runs", "resume", "optimizer.", "train.samples", "train.micro_batch", "train.checkpoint_every",
     "train.preview_every", "train.log_every", "train.keep", "train.device", "train.precision", "train.threads",
-    "train.workers", "evaluation.", "experiment", "data.root",
+    "train.workers", "train.shard", "evaluation.", "experiment", "data.root",
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from ..ema import Average, reconstruct
 from ..errors import DataError, Interrupted, UsageError
 from ..machine import choose_device, keep_memory
 from ..modality import Dataset
-from .callbacks import Keeper, Previewer, Recorder, Stopper
+from .callbacks import Averages, Keeper, Previewer, Recorder, Stopper
 from .checkpoints import Checkpoint, best
 from .data import Stream, batches
 from .lock import locked
@@ -34,6 +34,7 @@ from .preview import draw
 from .records import RunRecord
 from .saved import load_run
 from .settings import OptimizerSettings, TrainSettings, read_settings
+from .shards import held, shard
 from .snapshots import read_snapshots
 from .start import changes, set_threads_of, take_over
 from .validation import held_out_loss
@@ -74,7 +75,7 @@ def train(config: Mapping[str, Any], folder: Path, report: Report = print) -> Bu
     with contextlib.ExitStack() as stack:
         stack.enter_context(world.joined(device))
         world.on_main(lambda: stack.enter_context(locked(folder, report)))
-        module = _module(config, parts, settings, device, folder, world)
+        module = _module(config, parts, settings, device, folder, world, report)
         start = take_over(module, record, config, parts, threads, report)
         if module.seen >= settings.samples:
             report(f"This run is finished ({module.seen:,} samples). Train on with a larger train.samples=.")
@@ -109,18 +110,53 @@ def _read(data: Dataset, most: int = 10) -> Iterator[str]:
 
 
 def _module(
-    config: Mapping[str, Any], parts: Parts, settings: TrainSettings, device: torch.device, folder: Path, world: World
-) -> TrainingModule:
-    net = parts.flow_map.to(device).net
+    config: Mapping[str, Any], parts: Parts, settings: TrainSettings, device: torch.device, folder: Path, world: World,
+    report: Report,
+) -> TrainingModule:  # fmt: skip
+    net, optimizer = parts.flow_map.to(device).net, read_settings(OptimizerSettings, config["optimizer"], "optimizer")
     parts.objective.to(device)
     if parts.flow_map.precision.dtype == torch.float64:
         parts.flow_map.double()
     if settings.channels_last:
         net.to(memory_format=_channels_last(parts.card.spec.shape))  # type: ignore[call-overload]
     parts.objective.prepare(parts.flow_map)
+    if settings.shard:
+        _check_shards(parts, settings, optimizer, world)
+        _self_check(config, parts, settings, device, report)
+        shard(net, world.size, device)
     averages = [Average(net, decay) for decay in build_decays(config["ema"])]
-    optimizer = read_settings(OptimizerSettings, config["optimizer"], "optimizer")
     return TrainingModule(parts.flow_map, parts.objective, averages, settings, optimizer, folder, world)
+
+
+def _check_shards(parts: Parts, settings: TrainSettings, optimizer: OptimizerSettings, world: World) -> None:
+    """Says what weights in parts do not go with.
+
+    Raises:
+        UsageError: There is such a thing.
+    """
+    if world.size == 1:
+        raise UsageError(
+            "train.shard=true needs several processes: torchrun --nproc-per-node 2 -m cm_multimodal train ..."
+        )
+    if next(parts.objective.parameters(), None) is not None:
+        raise UsageError(
+            f"train.shard=true is not possible with objective={parts.card.objective}: it holds weights of its own (a copy "
+            "of the network, a teacher or a learned weight)."
+        )
+    for wish, given in {
+        "optimizer.name=muon": optimizer.name == "muon", "train.compile=true": settings.compile,
+        "train.channels_last=true": settings.channels_last,
+    }.items():  # fmt: skip
+        if given:
+            raise UsageError(f"train.shard=true and {wish} do not go together: leave one of them out.")
+
+
+def _self_check(
+    config: Mapping[str, Any], parts: Parts, settings: TrainSettings, device: torch.device, report: Report
+) -> None:
+    some = _stream(config, parts, settings, device, World(), 0).drawn(torch.arange(4)).to(device)
+    for line in parts.objective.self_check(parts.flow_map, some.batch):
+        report(line)
 
 
 def _channels_last(shape: tuple[int, ...]) -> torch.memory_format:
@@ -130,17 +166,18 @@ def _channels_last(shape: tuple[int, ...]) -> torch.memory_format:
 
 
 def _headline(parts: Parts, settings: TrainSettings, device: torch.device, threads: int, world: World) -> str:
-    size = sum(p.numel() for p in parts.flow_map.net.parameters())
+    weights = list(parts.flow_map.net.parameters())
+    size, own = sum(p.numel() for p in weights), f" ({held(weights):,} of them here)" * settings.shard
     number = str(parts.flow_map.precision.dtype).removeprefix("torch.")
     shared = f", {world.size} processes" if world.size > 1 else ""
     return (
         f"training {parts.card.objective} on {len(parts.splits.train):,} samples of shape {parts.card.spec.shape}: "
-        f"{size:,} parameters, batch {settings.batch}, {number}, {device.type}, {threads} threads{shared}"
+        f"{size:,} parameters{own}, batch {settings.batch}, {number}, {device.type}, {threads} threads{shared}"
     )
 
 
-def _publish(card: Card, module: TrainingModule) -> tuple[Card, dict[str, Tensor]]:
-    return dataclasses.replace(card, samples_seen=module.seen), module.averages[0].state_dict()
+def _publish(card: Card, module: TrainingModule, averages: Averages) -> tuple[Card, Mapping[str, Tensor]]:
+    return dataclasses.replace(card, samples_seen=module.seen), averages[0]
 
 
 def _fit(
@@ -153,14 +190,9 @@ def _fit(
     report: Report,
 ) -> None:
     device = module.weights[0].device
-    dtype = torch.float64 if parts.flow_map.precision.dtype == torch.float64 else torch.float32
-    stream = Stream(
-        parts.splits.train, parts.modality, config["seed"], module.seen, settings,
-        torch.device("cpu") if settings.workers else device, module.world, bool(config["net"].get("dropout", 0)), dtype,
-        bool(config["net"].get("known")),
-    )  # fmt: skip
-    for line in parts.objective.self_check(parts.flow_map, stream.drawn(torch.arange(4)).to(device).batch):
-        report(line)
+    stream = _stream(config, parts, settings, device, module.world, module.seen)
+    if not settings.shard:
+        _self_check(config, parts, settings, device, report)
     report(
         f"data: one process prepares {stream.samples_per_second():,.0f} samples/s (train.workers={settings.workers})"
     )
@@ -184,6 +216,17 @@ def _fit(
         report(f"The held-out loss was lowest at {keeper.best.samples:,} samples: bundle={keeper.best.folder}")
 
 
+def _stream(
+    config: Mapping[str, Any], parts: Parts, settings: TrainSettings, device: torch.device, world: World, seen: int
+) -> Stream:
+    dtype = torch.float64 if parts.flow_map.precision.dtype == torch.float64 else torch.float32
+    return Stream(
+        parts.splits.train, parts.modality, config["seed"], seen, settings,
+        torch.device("cpu") if settings.workers else device, world, bool(config["net"].get("dropout", 0)), dtype,
+        bool(config["net"].get("known")),
+    )  # fmt: skip
+
+
 def _keeper(
     module: TrainingModule,
     parts: Parts,
@@ -195,12 +238,12 @@ def _keeper(
 ) -> Keeper:
     device = module.weights[0].device
 
-    def judge(module: TrainingModule) -> float:
-        card, weights = _publish(parts.card, module)
+    def judge(card: Card, weights: Mapping[str, Tensor]) -> float:
         return held_out_loss(card, weights, parts.objective, parts.splits.test, device)
 
     return Keeper(
-        record.checkpoints, settings.checkpoint_every, settings.keep, lambda module: _publish(parts.card, module),
+        record.checkpoints, settings.checkpoint_every, settings.keep,
+        lambda module, averages: _publish(parts.card, module, averages),
         judge if len(parts.splits.test) else None, recorder, best(record.checkpoints),
         start, stopper,
     )  # fmt: skip
@@ -209,9 +252,9 @@ def _keeper(
 def _previewer(
     parts: Parts, settings: TrainSettings, device: torch.device, record: RunRecord, recorder: Recorder | None
 ) -> Previewer:
-    def look(module: TrainingModule) -> None:
+    def look(module: TrainingModule, averages: Averages) -> None:
         board = recorder.board.experiment if recorder else None
-        draw(*_publish(parts.card, module), parts.splits.test, record.samples, device, board)
+        draw(*_publish(parts.card, module, averages), parts.splits.test, record.samples, device, board)
         module.by_noise.plot(record.samples / "loss_by_noise.png")
 
     return Previewer(settings.preview_every, look)

@@ -31,6 +31,7 @@ class TrainSettings:
         workers: Processes that prepare batches ahead; none: batches are prepared on the device, when they are needed.
         channels_last: Whether convolutions use that memory format.
         compile: Whether the network is compiled.
+        shard: Whether each of several processes keeps a part of the weights, of their averages and of the optimiser's state.
         drop_label: How often a class is replaced by "none".
         augment: The modality's augmentation settings.
         log_every: Updates between rows of the log.
@@ -48,6 +49,7 @@ class TrainSettings:
     workers: int = 0
     channels_last: bool = False
     compile: bool = False
+    shard: bool = False
     drop_label: float = 0.0
     augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     log_every: int = 20

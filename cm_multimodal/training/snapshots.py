@@ -4,23 +4,27 @@ __all__ = ["forget_snapshots", "read_snapshots", "write_snapshots"]
 
 import safetensors.torch
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from safetensors import SafetensorError
+from torch import Tensor
 
 from ..ema import Average, PowerFunction, Snapshot
 from ..errors import DataError
 from ..files import write_tensors
 
 
-def write_snapshots(averages: Sequence[Average], seen: int, folder: Path) -> None:
-    """Writes the power-function averages at a number of samples; a run with one width keeps none."""
-    widths = [(average.decay.std, average) for average in averages if isinstance(average.decay, PowerFunction)]
+def write_snapshots(
+    averages: Sequence[Average], weights: Sequence[Mapping[str, Tensor]], seen: int, folder: Path
+) -> None:
+    """Writes the power-function averages, with their whole weights; a run with one width keeps none."""
+    pairs = zip(averages, weights, strict=True)
+    widths = [(average.decay.std, own) for average, own in pairs if isinstance(average.decay, PowerFunction)]
     if len(widths) < 2:
         return
     folder.mkdir(exist_ok=True)
-    for std, average in widths:
-        write_tensors(folder / f"{seen:012d}-{std}.safetensors", average.weights)
+    for std, own in widths:
+        write_tensors(folder / f"{seen:012d}-{std}.safetensors", own)
 
 
 def forget_snapshots(folder: Path, after: int) -> None:

@@ -4,6 +4,7 @@ import faults
 import json
 import os
 import pytest
+import re
 import shutil
 import signal
 import subprocess
@@ -92,6 +93,53 @@ def test_two_processes_learn_what_one_does(objective: str, precision: str, capsy
     assert largest < BOUNDS[precision]
     with capsys.disabled():
         print(f"\n  {objective}, {precision}: the losses of 50 steps differ by at most {largest:.1e}")
+
+
+HELD = re.compile(r"([\d,]+) parameters \(([\d,]+) of them here\)")
+IN_PARTS = {
+    "mean_flow": (),
+    "improved_mean_flow_difference": (),
+    "flow_matching": (),
+    "easy_consistency": ("objective.scaling=rotation",),
+}
+
+
+@pytest.mark.parametrize(
+    "objective", [pytest.param(name, marks=() if name == "mean_flow" else pytest.mark.slow) for name in IN_PARTS]
+)
+def test_weights_in_parts_learn_what_whole_ones_do(objective: str) -> None:
+    """In float64 the losses are those of one process; each holds half, and the run goes on whole, and in parts again."""
+    words = (*FIFTY, f"objective={objective}", *IN_PARTS[objective], "train.precision=float64", "train.batch=4")
+    for samples, parts in ((100, "train.shard=true"), (160, "train.shard=false"), (200, "train.shard=true")):
+        results = together(2, "train", *words, "name=two", f"train.samples={samples}", parts)
+        assert [code for code, _ in results] == [0, 0], results
+        shown = HELD.search(results[0][1])
+        assert bool(shown) == (parts == "train.shard=true")
+        if shown:
+            size, own = (int(number.replace(",", "")) for number in shown.groups())
+            assert 0.4 * size < own < 0.6 * size
+        assert live("train", *words, "name=one", f"train.samples={samples}")[0] == 0
+    pairs = list(zip(rows("runs/one"), rows("runs/two"), strict=True))
+    assert len([pair for pair in pairs if "loss" in pair[0]]) == 50
+    assert all(a["samples"] == b["samples"] for a, b in pairs)
+    assert max(abs(a[key] - b[key]) for a, b in pairs for key in ("loss", "held_out_loss") if key in a) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("optimizer.name=muon",), "do not go together"),
+        (("train.compile=true",), "do not go together"),
+        (("train.channels_last=true",), "do not go together"),
+        (("objective=shortcut",), "holds weights of its own"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_what_weights_in_parts_do_not_go_with_is_said(words: tuple[str, ...], message: str) -> None:
+    """A sentence before the first update, in every process."""
+    for code, text in together(2, "train", *QUICK, "name=two", "train.shard=true", *words):
+        assert code == 2, text
+        assert message in text
 
 
 def test_two_processes_go_on_where_one_stopped_and_back() -> None:

@@ -69,10 +69,12 @@ class TrainingModule(lightning.LightningModule):
         return batch.to(device)
 
     def training_step(self, drawn: Drawn, batch_index: int) -> None:
-        together(self)
+        if self.in_parts:
+            together(self)
         losses = self._accumulate(drawn)
-        apart(self)
-        if not self.in_parts:
+        if self.in_parts:
+            apart(self)
+        else:
             self.world.sum_gradients(self.weights)
         sums = self.world.sum_(self._sums(losses))
         norm = whole(torch.nn.utils.get_total_norm([p.grad for p in self.weights if p.grad is not None]))

@@ -9,9 +9,10 @@ import torch
 
 from cm_multimodal.errors import DataError, UsageError
 from cm_multimodal.evaluation.frechet import frechet_distance
-from cm_multimodal.evaluation.reference import Reference
+from cm_multimodal.evaluation.reference import Reference, reference
 from cm_multimodal.evaluation.runner import real_row
 from cm_multimodal.files import digest
+from cm_multimodal.model import Model
 from collections.abc import Callable
 from modalities.image import metrics
 from modalities.image.adapter import ImageModality
@@ -76,7 +77,8 @@ def test_the_published_protocol_holds_against_the_training_split(tmp_path: Path,
     record = json.loads(Path("runs/run/evaluation/metrics.json").read_text())["protocol"]
     assert record["reference"] == f"train split, {len(splits.train)} samples"
     assert record["features"].startswith("inception, network ")
-    assert modality.published == {"inception": 50_000}
+    bundle = Model.load("runs/run").bundle
+    assert [reference(bundle, {"name": "digits"}, {**config, "n": n}).n for n in (None, 60)] == [50_000, 60]
 
 
 def test_what_cannot_be_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from fresh noise, alternate with it,
 
 from \(x = M^+ M y\) on. It needs the edge of the triangle and no training of its own. What is drawn tends to fit what is
 known as steps are added; it is no exact sample of the rest given the known part. A network that was told parts of samples
-in training (`Conditions.known`) is told this one too: its jumps then are those of the samples that have this part.
+in training (`Conditions.known`) needs none of this: told this one, its map is that of the samples that have it, from which
+any sampler draws.
 
 References:
     | Consistency Models (Song et al., 2023), algorithm 4 and appendix D

@@ -1,24 +1,31 @@
 r"""Editing: what is known stays, the rest is drawn from the map."""
 
+import dataclasses
 import math
 import numpy as np
 import pytest
 import torch
 
 from cm_multimodal.batch import Conditions
-from cm_multimodal.editing import Known, between, complete, masked
+from cm_multimodal.bundle import Bundle
+from cm_multimodal.editing import Known, Measurement, between, complete, masked
 from cm_multimodal.errors import UsageError
-from cm_multimodal.exact import ExactMap, Gaussian
+from cm_multimodal.exact import ExactMap, ExactNetwork, Gaussian
 from cm_multimodal.generation.editing import edit, interpolate
 from cm_multimodal.generation.sampling import collect, make_plan
 from cm_multimodal.grids import GRIDS
+from cm_multimodal.maps import FlowMap, Rotation
 from cm_multimodal.modality import Dataset
 from cm_multimodal.paths import build_path
 from cm_multimodal.random import Draws
+from collections.abc import Callable
 from modalities.image.edit import measurement
 from pathlib import Path
 from PIL import Image
 from test_generation import WHOLE, bundle
+from torch import nn
+from toy.points import Points
+from typing import Any
 
 TIED = Gaussian(torch.zeros(2).double(), torch.tensor([[1.0, 0.9], [0.9, 1.0]]).double())
 PICTURES = torch.linspace(-1, 1, 2 * 3 * 4 * 8).reshape(2, 3, 4, 8).cos()
@@ -55,6 +62,79 @@ def test_the_rest_is_drawn_to_fit_the_better_the_more_steps() -> None:
         slopes.append(float((drawn[:, 0] @ drawn[:, 1]) / (drawn[:, 0] @ drawn[:, 0])))
     assert 0.2 < slopes[0] < slopes[1] < slopes[2] < 0.9
     assert slopes[2] > 0.75
+
+
+class ToldNetwork(nn.Module):
+    """The exact network of two tied numbers that is told the first one."""
+
+    def forward(self, x: torch.Tensor, n_s: torch.Tensor, n_t: torch.Tensor, cond: Conditions) -> torch.Tensor:
+        assert cond.known is not None
+        rest = Gaussian(cond.known * torch.tensor([1.0, 0.9]), torch.diag(torch.tensor([0.0, 0.19]).double()))
+        return ExactNetwork(rest, build_path("linear", 0.5), Rotation(), 0.5)(x, n_s, n_t)
+
+
+@pytest.mark.parametrize(
+    "how", [*({"sampler": name, "steps": 3} for name in ("chain", "gamma", "renoise")), {"solver": "heun", "steps": 60}]
+)
+def test_a_network_that_was_told_draws_the_rest_exactly(how: dict[str, Any]) -> None:
+    """By any sampler or solver: regression and spread of the unknown number are those of the data, given the known one."""
+    n, told = 4000, _told_bundle()
+    done = edit(told, make_plan(told, n=n, **how), _tied(n), _first(), "cpu")
+    slope, left = _regression(done.raw)
+    assert torch.equal(done.raw[:, 0], _tied(n).raw[:, 0])
+    assert slope == pytest.approx(0.9, abs=4 * (0.19 / n) ** 0.5)
+    assert left == pytest.approx(0.19, abs=4 * 0.19 * (2 / n) ** 0.5)
+
+
+def test_the_mean_of_what_may_be_is_nearest() -> None:
+    """One call on the diagonal names the conditional mean: the same whatever the noise, no draw is as near."""
+    n, told = 500, _told_bundle()
+    mean, draw = (
+        edit(told, make_plan(told, n=n, sampler=name), _tied(n), _first(), "cpu").raw for name in ("mean", "chain")
+    )
+    assert torch.allclose(mean[:, 1], 0.9 * mean[:, 0], atol=0.05)
+    far = [float((each - _tied(n).raw)[:, 1].square().mean()) for each in (mean, draw)]
+    assert far[1] / far[0] == pytest.approx(2, abs=0.4)
+
+
+def test_who_was_told_nothing_needs_the_edge() -> None:
+    """A flow that was told draws along its diagonal; one that was not is refused."""
+    told, plain = _told_bundle("diagonal"), _told_bundle("diagonal", known=False)
+    assert edit(told, make_plan(told, n=3, steps=4), _tied(3), _first(), "cpu").raw.shape == (3, 2)
+    with pytest.raises(UsageError, match="it needs the edge"):
+        edit(plain, make_plan(plain, n=3, steps=4), _tied(3), _first(), "cpu")
+
+
+@pytest.mark.parametrize("way", ["sampler=chain", "solver=euler", "sampler=mean"])
+def test_who_was_told_nothing_is_asked_for_no_other_sampler(
+    way: str, cmm: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ("train.samples=128", "net.channels=8", "train.threads=1", "data.limit=100")
+    assert cmm("train", "experiment=image/smoke", *quick, "name=plain") == 0
+    assert cmm("edit", "run=runs/plain", "mask=left", "steps=1", way) == 2
+    assert "told no parts of samples in training" in capsys.readouterr().err
+
+
+def _told_bundle(*learned: str, known: bool = True) -> Bundle:
+    learned = learned or ("diagonal", "edge", "triangle")
+    spec = dataclasses.replace(WHOLE.card.spec, shape=(2,), sigma_data=0.5, classes=())
+    card = dataclasses.replace(WHOLE.card, spec=spec, net={"known": known}, learned=learned, chunk=1000)
+    return Bundle(
+        card, FlowMap(ToldNetwork(), build_path("linear", 0.5), Rotation(), 0.5, frozenset(learned)), Points(spec)
+    )
+
+
+def _tied(n: int) -> Dataset:
+    return Dataset(TIED.sample(1, torch.arange(n)))
+
+
+def _first() -> Measurement:
+    return dataclasses.replace(masked(torch.tensor([1, 0])), told=lambda x: x[:, :1])
+
+
+def _regression(x: torch.Tensor) -> tuple[float, float]:
+    slope = (x[:, 0] @ x[:, 1]) / (x[:, 0] @ x[:, 0])
+    return float(slope), float((x[:, 1] - slope * x[:, 0]).var())
 
 
 def test_noise_is_mixed_on_a_circle() -> None:

@@ -113,6 +113,7 @@ def test_guidance_moves_towards_the_class() -> None:
         ({"sampler": "chain", "solver": "euler"}, "give one of them"),
         ({"guidance": -1.0}, "guidance=-1.0 is not possible"), ({"guidance": "x"}, "guidance=x is not possible"),
         ({"guidance": 2.0, "interval": [3.0, 1.0]}, "interval="), ({"interval": 5}, "interval=5 is not possible"),
+        ({"sampler": "mean", "steps": 2}, "give steps=1"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked_gets_a_sentence(settings: dict[str, object], says: str) -> None:

@@ -8,7 +8,7 @@ from cm_multimodal.exact import ExactMap, Gaussian
 from cm_multimodal.grids import GRIDS
 from cm_multimodal.paths import PATHS, build_path
 from cm_multimodal.random import Draws
-from cm_multimodal.samplers import Chain, Gamma, Renoise, Sampler
+from cm_multimodal.samplers import Chain, Gamma, Mean, Renoise, Sampler
 from cm_multimodal.solvers import SOLVERS
 from cm_multimodal.tensors import expand_right
 from itertools import pairwise
@@ -63,6 +63,14 @@ def test_gamma_ends_are_the_chain_and_the_renoising_sampler() -> None:
     assert torch.allclose(Gamma(0.0)(exact, x, times, NONE, draws), Chain()(exact, x, times, NONE, draws), atol=1e-9)
     assert Gamma(1.0).needs(4) == Renoise().needs(4) == {"edge"}
     assert Gamma(0.5).needs(4) == Chain().needs(4) == {"triangle"}
+
+
+@pytest.mark.parametrize("path_name", PATHS)
+def test_the_mean_of_all_samples_is_named_in_one_call(path_name: str) -> None:
+    """From noise alone it is that of the data, whatever the noise; it asks for the diagonal alone."""
+    exact, x, times, draws = start(path_name, 50, 1)
+    assert (Mean()(exact, x, times, NONE, draws) - DATA.mean).abs().max() < 0.05
+    assert Mean().needs(1) == {"diagonal"}
 
 
 @pytest.mark.parametrize("path_name", ["linear", "edm", "trigflow", "vp_cosine"])

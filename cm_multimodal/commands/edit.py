@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, nearest
-from ..generation.editing import edit, interpolate
+from ..generation.editing import edit, interpolate, is_told
 from ..generation.sampling import Plan, make_plan
 from ..model import Model
 from ..values import fits
@@ -21,18 +21,7 @@ def run(config: Mapping[str, Any]) -> None:
     known = ("interpolate", *model.bundle.modality.edits)
     if how not in known:
         raise UsageError(f"There is no how={how}; {nearest(how, known)}")
-    learned = model.bundle.card.learned
-    sampler = "renoise" if how != "interpolate" and "edge" in learned else None
-    plan = make_plan(
-        model.bundle,
-        config["n"],
-        config["steps"],
-        config["seed"],
-        config["label"],
-        sampler=sampler,
-        grid=config["grid"],
-    )
-    rows = _walk(model, plan, config) if how == "interpolate" else _completed(model, plan, config)
+    rows = _walk(model, config) if how == "interpolate" else _completed(model, config)
     out = Path(config["out"]).expanduser() if config["out"] else _folder(config)
     out.mkdir(parents=True, exist_ok=True)
     last = rows["edited"]
@@ -43,22 +32,37 @@ def run(config: Mapping[str, Any]) -> None:
         print("".join(f"{name}: {value:.3f}\n" for name, value in close.items()), end="")
 
 
-def _completed(model: Model, plan: Plan, config: Mapping[str, Any]) -> dict[str, Any]:
-    given = model.bundle.modality.dataset(data_of(config)).test
+def _plan(model: Model, config: Mapping[str, Any], sampler: str | None) -> Plan:
+    keys = ("n", "steps", "seed", "label", "solver", "gamma", "grid")
+    return make_plan(model.bundle, sampler=sampler, **{key: config[key] for key in keys})
+
+
+def _completed(model: Model, config: Mapping[str, Any]) -> dict[str, Any]:
     measurement = model.bundle.modality.measurement(config["how"], config)
+    sampler, card = config["sampler"], model.bundle.card
+    if not is_told(card, measurement):
+        if sampler not in (None, "renoise") or config["solver"]["name"] is not None:
+            raise UsageError(
+                "This network was told no parts of samples in training (net.known=true): it completes them by jumps to "
+                "clean data alone, which is sampler=renoise."
+            )
+        sampler = "renoise" if "edge" in card.learned else None
+    plan, given = _plan(model, config, sampler), model.bundle.modality.dataset(data_of(config)).test
     done = edit(model.bundle, plan, given, measurement, model.device)
     return {"known": done.known, "edited": done.raw, "real": given.raw[: plan.n]}
 
 
-def _walk(model: Model, plan: Plan, config: Mapping[str, Any]) -> dict[str, Any]:
+def _walk(model: Model, config: Mapping[str, Any]) -> dict[str, Any]:
     ends = config["between"]
     if not (isinstance(ends, list) and len(ends) == 2 and all(fits(end, int) and end >= 0 for end in ends)):
         raise UsageError(f"between={ends} is not possible; give the numbers of two samples: 'between=[0,10]'.")
+    plan = _plan(model, config, config["sampler"])
     return {"edited": interpolate(model.bundle, plan, ends, model.device)}
 
 
 def _folder(config: Mapping[str, Any]) -> Path:
     ends = str(config["between"]).strip("[]").replace(", ", "-")
     what = {"inpaint": Path(str(config["mask"])).stem, "enlarge": config["factor"], "interpolate": ends}
-    name = "-".join(str(word) for word in (config["how"], what.get(config["how"], "")) if word != "")
+    words = (config["how"], what.get(config["how"]), config["solver"]["name"] or config["sampler"])
+    name = "-".join(str(word) for word in words if word is not None)
     return folder_of(config) / "edited" / f"{name}-steps{config['steps']}-seed{config['seed']}-n{config['n']}"

@@ -1,24 +1,22 @@
 r"""Editing jobs: completing what is known of real samples, and walking from one generated sample to another."""
 
-__all__ = ["Edited", "edit", "interpolate"]
+__all__ = ["Edited", "edit", "interpolate", "is_told"]
 
-import dataclasses
 import torch
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from torch import Tensor
 
 from .. import signals
 from ..batch import Conditions
-from ..bundle import Bundle
+from ..bundle import Bundle, Card
 from ..editing import Known, Measurement, between, complete
 from ..errors import UsageError
 from ..modality import Dataset
 from ..random import Draws
-from ..tensors import expand_right
 from .labels import labels_of
-from .sampling import Plan, check_alone, map_of, times_of
+from .sampling import Plan, check_alone, map_of, noise_of, times_of
 
 
 @dataclass(frozen=True)
@@ -29,14 +27,23 @@ class Edited:
     raw: Tensor
 
 
+def is_told(card: Card, measurement: Measurement) -> bool:
+    """Returns whether a network was told parts of samples in training, and can be told what is known."""
+    return bool(card.net.get("known")) and measurement.told is not None
+
+
 @torch.no_grad()
 def edit(bundle: Bundle, plan: Plan, given: Dataset, measurement: Measurement, device: torch.device | str) -> Edited:
     """Completes the first `plan.n` of the samples given, as many times a chunk as the bundle says.
 
+    A network that was told parts of samples in training is told what is known, and the plan's method draws samples that have
+    it; with any other, jumps to clean data alternate with putting it in, whatever the method (`complete`).
+
     Raises:
-        UsageError: The map did not learn the edge, or there are not so many samples.
+        UsageError: The map did not learn the edge and was told no parts, or there are not so many samples.
     """
-    if "edge" not in bundle.card.learned:
+    told = measurement.told if is_told(bundle.card, measurement) else None
+    if told is None and "edge" not in bundle.card.learned:
         raise UsageError(
             f"Editing jumps to clean data from every step, and this model ({bundle.card.objective}) learned the "
             f"{' and the '.join(bundle.card.learned)} only; it needs the edge."
@@ -55,10 +62,12 @@ def edit(bundle: Bundle, plan: Plan, given: Dataset, measurement: Measurement, d
                 f"The samples given have shape {tuple(x.shape[1:])}, the model's {bundle.card.spec.shape}."
             )
         fact = Known.of(x, measurement)
-        cond = _conditions(bundle, plan, given, rows, device)
-        if bundle.card.net.get("known") and measurement.told is not None:
-            cond = dataclasses.replace(cond, known=measurement.told(x))
-        drawn = complete(flow_map, fact, x, times, cond, Draws(plan.seed, ids))
+        cond, draws = _conditions(bundle, plan, given, rows, device), Draws(plan.seed, ids)
+        if told is None:
+            drawn = complete(flow_map, fact, x, times, cond, draws)
+        else:
+            noise = noise_of(flow_map, draws.noise("sample", tuple(x.shape[1:]), x.dtype), times)
+            drawn = fact.put_into(plan.method(flow_map, noise, times, replace(cond, known=told(x)), draws))
         keep = slice(0, min(chunk, plan.n - start))
         known.append(modality.decode(measurement.back(fact.value))[keep].cpu())
         done.append(modality.decode(drawn)[keep].cpu())
@@ -83,7 +92,7 @@ def interpolate(bundle: Bundle, plan: Plan, ends: Sequence[int], device: torch.d
     first, last = Draws(plan.seed, torch.tensor(ends, device=device)).noise("sample", spec.shape)
     ids = torch.arange(plan.n, device=device)
     eps = between(first, last, torch.linspace(0, 1, plan.n, device=device))
-    x = expand_right(flow_map.path.sigma(times[:1]).expand(plan.n), eps).to(eps.dtype) * eps
+    x = noise_of(flow_map, eps, times)
     label = labels_of(plan.labels, torch.full_like(ids, ends[0]), len(spec.classes))
     cond = Conditions(label if spec.classes else None)
     draws = Draws(plan.seed, torch.full_like(ids, ends[0]))

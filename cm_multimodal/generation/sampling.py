@@ -4,7 +4,7 @@ A sample is a function of (weights, plan, sample id) alone. Matrix products depe
 are computed in whole, aligned chunks of a fixed size kept in the bundle: the same bytes whatever part is asked for.
 """
 
-__all__ = ["Plan", "Samples", "check_alone", "collect", "draw", "make_plan", "map_of", "sample", "times_of"]
+__all__ = ["Plan", "Samples", "check_alone", "collect", "draw", "make_plan", "map_of", "noise_of", "sample", "times_of"]
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ from ..guidance import Guidance, GuidedMap
 from ..maps import SolutionMap, TransportedMap
 from ..paths import PATHS, build_path
 from ..random import Draws
-from ..samplers import SAMPLERS, Gamma, Sampler
+from ..samplers import SAMPLERS, Gamma, Mean, Sampler
 from ..solvers import Solver
 from ..tensors import expand_right
 from ..values import fits
@@ -180,6 +180,12 @@ def times_of(flow_map: SolutionMap, plan: Plan, device: torch.device | str) -> T
     return flow_map.path.time_of(grid_ratios(plan.grid, plan.steps, flow_map.path).to(device))
 
 
+def noise_of(flow_map: SolutionMap, eps: Tensor, times: Tensor) -> Tensor:
+    """Returns the states at the first of the times, with shape (B, *), that are all noise, of standard noise."""
+    sigma = flow_map.path.sigma(times[:1]).expand(len(eps))
+    return expand_right(sigma, eps).to(eps.dtype) * eps
+
+
 def collect(bundle: Bundle, plan: Plan, device: torch.device | str = "cpu") -> Samples:
     """Returns all samples of a plan at once."""
     return Samples.joined(list(sample(bundle, plan, device)))
@@ -204,9 +210,7 @@ def _chunk(bundle: Bundle, flow_map: SolutionMap, plan: Plan, ids: Tensor) -> tu
     mask = bundle.modality.sample_mask(draws) if spec.masked else None
     cond = Conditions(label if classes else None, mask)
     times = times_of(flow_map, plan, ids.device)
-    sigma = flow_map.path.sigma(times[:1]).expand(len(ids))
-    eps = draws.noise("sample", spec.shape)
-    x = expand_right(sigma, eps).to(eps.dtype) * eps
+    x = noise_of(flow_map, draws.noise("sample", spec.shape), times)
     x = plan.method(flow_map, x, times, cond, draws)
     return bundle.modality.decode(x, mask), label if classes else torch.full_like(ids, -1)
 
@@ -231,6 +235,8 @@ def _method(
             f"The {asked} with steps={steps} needs the {_and(missing)} of the solution map, but this model "
             f"({bundle.card.objective}) learned the {_and(learned)} only; {_advice(learned)}"
         )
+    if isinstance(method, Mean) and steps > 1:
+        raise UsageError(f"sampler=mean is one call of the network, and steps={steps}; give steps=1.")
     if isinstance(method, Solver) and steps < method.least_steps:
         raise UsageError(
             f"The {asked} with {method.least_steps} points needs at least as many steps, and steps={steps}; give more, "

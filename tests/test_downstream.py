@@ -146,7 +146,10 @@ def test_the_suite_from_labels_to_table(cmm: Cmm, tmp_path: Path) -> None:
     found = [Trial(**trial) for trial in rows[0]["values"]["trials"]]
     assert {row.trained_on for row in found} == {REAL, BOTH, SYNTHETIC}
     assert rows[0]["values"]["real, 0"] == rows[1]["values"]["real, 0"] > 0.3
-    assert "| `partly` | 1 % |" in (tmp_path / "results/worth.md").read_text()
+    table = (tmp_path / "results/worth.md").read_text()
+    gain = rows[1]["values"]["real + synthetic, 40"] - rows[1]["values"]["real, 0"]
+    assert "| `partly` | 1 % |" in table
+    assert f"({gain:+.3f})" in table
     assert (tmp_path / "results/worth.png").stat().st_size > 1000
     before = (tmp_path / "results/worth.json").read_text()
     assert cmm("benchmark", *words) == 0

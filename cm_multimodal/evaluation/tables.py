@@ -1,6 +1,6 @@
 r"""What suites share: names that are checked, and numbers over seeds."""
 
-__all__ = ["grouped", "known_objectives", "markdown", "mean_and_spread", "notes", "wanted_names"]
+__all__ = ["grouped", "known_objectives", "markdown", "mean_and_spread", "notes", "spread_of", "wanted_names"]
 
 import statistics
 
@@ -49,10 +49,13 @@ def grouped(rows: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[Row]
 def mean_and_spread(rows: Sequence[Row], name: str, digits: int = 3) -> str:
     """Returns the mean and half the range of a value over rows, or a dash where it was not measured."""
     values = [row.values[name] for row in rows if row.values.get(name) is not None]
-    if not values:
-        return "-"
-    spread = f" ± {(max(values) - min(values)) / 2:.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.{digits}f}{spread}"
+    return spread_of(values, f".{digits}f") if values else "-"
+
+
+def spread_of(values: Sequence[float], form: str = ".3f") -> str:
+    """Returns the mean of numbers, in a format, and half their range, if they are several."""
+    spread = f" ± {format((max(values) - min(values)) / 2, form.lstrip('+'))}" if len(values) > 1 else ""
+    return f"{format(statistics.fmean(values), form)}{spread}"
 
 
 def markdown(head: Sequence[str], body: Sequence[Sequence[str]], words: int = 2) -> str:

@@ -30,7 +30,7 @@ from ...training.run import train
 from ...training.settings import read_settings
 from ..benchmark import Case, Compose, Row, Suite
 from ..downstream import BOTH, REAL, SYNTHETIC, Trial, apart, check_source, trials
-from ..tables import grouped, markdown, mean_and_spread
+from ..tables import grouped, markdown, mean_and_spread, spread_of
 
 GENERATORS = ("labelled", "partly", "whole")
 
@@ -182,9 +182,10 @@ class Worth(Suite):
         shared = sum({row.key["task"]: row.values["shared"] for row in rows}.values())
         return (
             "The share of the real test samples that support vectors name after they were trained on what heads the column, "
-            f"with the number of generated samples; seeds {list(self.settings.seeds)}: mean ± half the range. *labels*: the "
-            "share of the real samples of each class that generator and classifier are told the class of. `labelled` saw no "
-            "others, `partly` saw the others without their class. Test samples that lie in the training split too are left "
+            f"with the number of generated samples; seeds {list(self.settings.seeds)}: mean ± half the range; in "
+            "brackets what the generated ones add, seed by seed. *labels*: the share of the real samples of each class "
+            "that generator and classifier are told the class of. `labelled` saw no others, `partly` saw the others without "
+            "their class. Test samples that lie in the training split too are left "
             f"out ({shared} of them). On {hardware}."
         )
 
@@ -212,4 +213,7 @@ def _key(kind: str) -> str:
 
 
 def _cell(rows: Sequence[Row], kind: str) -> str:
-    return mean_and_spread(rows, _key(kind))
+    text = mean_and_spread(rows, _key(kind))
+    if not kind.startswith(BOTH):
+        return text
+    return f"{text} ({spread_of([_value(row, kind) - _value(row, REAL) for row in rows], '+.3f')})"

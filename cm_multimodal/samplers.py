@@ -1,7 +1,7 @@
 r"""Few-step use of a learned solution map.
 
-All samplers walk a decreasing grid of times \(s_0 > s_1 > \dots > s_n = 0\), one network call a jump, and differ in how
-they get from one grid time to the next.
+Samplers walk a decreasing grid of times \(s_0 > s_1 > \dots > s_n = 0\), one network call a jump, and differ in how they get
+from one grid time to the next; `Mean` alone stops at the first one.
 """
 
 __all__ = ["SAMPLERS", "Chain", "Gamma", "Mean", "Renoise", "Sampler"]
@@ -21,7 +21,7 @@ from .tensors import expand_right
 
 
 class Sampler(ABC):
-    """A way of sampling with jumps of the map."""
+    """A way of using the map from noise on."""
 
     @abstractmethod
     def needs(self, steps: int) -> frozenset[str]:
@@ -101,7 +101,8 @@ class Mean(Sampler):
     r"""Names the expected clean sample, \(E[x_0 \mid x_s]\) at the first time, in one call: the diagonal of the map.
 
     From noise alone that is no draw but the mean of all that the conditions allow, blurred where these leave much open: of
-    all answers the one with the smallest mean squared error.
+    all answers the one with the smallest mean squared error. Of a guided field, or one that was learned from a guided
+    source, it is the guided velocity's end, which is no mean.
     """
 
     def needs(self, steps: int) -> frozenset[str]:

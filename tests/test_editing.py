@@ -74,16 +74,33 @@ class ToldNetwork(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "how", [*({"sampler": name, "steps": 3} for name in ("chain", "gamma", "renoise")), {"solver": "heun", "steps": 60}]
+    ("how", "calls"),
+    [
+        *(({"sampler": name, "steps": 3}, 3) for name in ("chain", "gamma", "renoise")),
+        ({"solver": "heun", "steps": 60}, 119),
+    ],
 )
-def test_a_network_that_was_told_draws_the_rest_exactly(how: dict[str, Any]) -> None:
+def test_a_network_that_was_told_draws_the_rest_exactly(how: dict[str, Any], calls: int) -> None:
     """By any sampler or solver: regression and spread of the unknown number are those of the data, given the known one."""
-    n, told = 4000, _told_bundle()
+    n, told, seen = 4000, _told_bundle(), []
+    told.flow_map.net.register_forward_hook(lambda *_: seen.append(None))
     done = edit(told, make_plan(told, n=n, **how), _tied(n), _first(), "cpu")
     slope, left = _regression(done.raw)
     assert torch.equal(done.raw[:, 0], _tied(n).raw[:, 0])
     assert slope == pytest.approx(0.9, abs=4 * (0.19 / n) ** 0.5)
     assert left == pytest.approx(0.19, abs=4 * 0.19 * (2 / n) ** 0.5)
+    assert len(seen) == calls * n // told.card.chunk
+
+
+def test_the_plan_says_how_the_rest_is_drawn() -> None:
+    """The chain ends where one jump does, and fresh noise leads elsewhere."""
+    told = _told_bundle()
+    one, three, fresh = (
+        edit(told, make_plan(told, n=20, steps=steps, sampler=name), _tied(20), _first(), "cpu").raw
+        for steps, name in ((1, "chain"), (3, "chain"), (3, "renoise"))
+    )
+    assert torch.allclose(one, three, atol=1e-6)
+    assert (one - fresh)[:, 1].abs().max() > 0.1
 
 
 def test_the_mean_of_what_may_be_is_nearest() -> None:
@@ -105,14 +122,16 @@ def test_who_was_told_nothing_needs_the_edge() -> None:
         edit(plain, make_plan(plain, n=3, steps=4), _tied(3), _first(), "cpu")
 
 
-@pytest.mark.parametrize("way", ["sampler=chain", "solver=euler", "sampler=mean"])
-def test_who_was_told_nothing_is_asked_for_no_other_sampler(
-    way: str, cmm: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_samplers_are_asked_for_where_they_serve(cmm: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    """A walk takes any; what was told nothing completes parts in one way alone."""
     quick = ("train.samples=128", "net.channels=8", "train.threads=1", "data.limit=100")
     assert cmm("train", "experiment=image/smoke", *quick, "name=plain") == 0
-    assert cmm("edit", "run=runs/plain", "mask=left", "steps=1", way) == 2
-    assert "told no parts of samples in training" in capsys.readouterr().err
+    for way in ("sampler=chain", "solver=euler", "sampler=mean"):
+        assert cmm("edit", "run=runs/plain", "mask=left", "steps=1", way) == 2
+        assert "told no such parts of samples in training" in capsys.readouterr().err
+        assert cmm("edit", "run=runs/plain", "how=interpolate", "steps=1", "n=2", way) == 0
+    assert cmm("edit", "run=runs/plain", "how=interpolate", "steps=2", "n=2", "sampler=mean") == 2
+    assert "give steps=1" in capsys.readouterr().err
 
 
 def _told_bundle(*learned: str, known: bool = True) -> Bundle:

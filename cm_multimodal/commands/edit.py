@@ -12,7 +12,9 @@ from ..generation.sampling import Plan, make_plan
 from ..model import Model
 from ..values import fits
 from .evaluate import data_of
-from .source import folder_of, load
+from .source import folder_of, load, unusual
+
+USUAL = {"label": None, "gamma": 0.5, "grid": None}
 
 
 def run(config: Mapping[str, Any]) -> None:
@@ -41,10 +43,10 @@ def _completed(model: Model, config: Mapping[str, Any]) -> dict[str, Any]:
     measurement = model.bundle.modality.measurement(config["how"], config)
     sampler, card = config["sampler"], model.bundle.card
     if not is_told(card, measurement):
-        if sampler not in (None, "renoise") or config["solver"]["name"] is not None:
+        if sampler is not None or config["solver"]["name"] is not None:
             raise UsageError(
-                "This network was told no parts of samples in training (net.known=true): it completes them by jumps to "
-                "clean data alone, which is sampler=renoise."
+                "This network was told no such parts of samples in training (net.known=true): jumps to clean data alone "
+                "complete them, without sampler= and solver=."
             )
         sampler = "renoise" if "edge" in card.learned else None
     plan, given = _plan(model, config, sampler), model.bundle.modality.dataset(data_of(config)).test
@@ -65,4 +67,5 @@ def _folder(config: Mapping[str, Any]) -> Path:
     what = {"inpaint": Path(str(config["mask"])).stem, "enlarge": config["factor"], "interpolate": ends}
     words = (config["how"], what.get(config["how"]), config["solver"]["name"] or config["sampler"])
     name = "-".join(str(word) for word in words if word is not None)
-    return folder_of(config) / "edited" / f"{name}-steps{config['steps']}-seed{config['seed']}-n{config['n']}"
+    name += f"-steps{config['steps']}-seed{config['seed']}-n{config['n']}{unusual(config, USUAL)}"
+    return folder_of(config) / "edited" / name

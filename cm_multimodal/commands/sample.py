@@ -13,7 +13,7 @@ from ..generation.sampling import Samples
 from ..model import Model
 from ..synthesis.formats.base import write_npz
 from ..values import fits
-from .source import decoder_of, folder_of, load
+from .source import decoder_of, folder_of, load, unusual
 
 FORMATS = ("files", "npz")
 USUAL = {
@@ -45,19 +45,9 @@ def run(config: Mapping[str, Any]) -> None:
 
 
 def _folder(config: Mapping[str, Any]) -> Path:
-    options = dict(config["solver"])
     config = {**config, "decoder": decoder_of(config)}
-    method = options.pop("name") or config["sampler"] or "map"
-    unusual = options | {key: config[key] for key, usual in USUAL.items() if config[key] != usual}
-    more = "".join(f"-{key}{_word(value)}" for key, value in unusual.items())
+    method, more = config["solver"]["name"] or config["sampler"] or "map", unusual(config, USUAL)
     return folder_of(config) / "samples" / f"{method}-steps{config['steps']}-seed{config['seed']}-n{config['n']}{more}"
-
-
-def _word(value: object) -> str:
-    """Returns a value as it stands in the name of a folder: a file by its own name, several by their items."""
-    items = [f"{key}-{part}" for key, part in value.items()] if isinstance(value, dict) else value
-    items = items if isinstance(items, list) else [items]
-    return "-".join(Path(str(item)).stem if str(item).endswith(".json") else str(item) for item in items)
 
 
 def _files(model: Model, samples: Samples, out: Path) -> Path:

@@ -1,6 +1,6 @@
 r"""Finding what a verb works on: a run's newest checkpoint, or a bundle."""
 
-__all__ = ["decoder_of", "folder_of", "load"]
+__all__ = ["decoder_of", "folder_of", "load", "unusual"]
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +25,20 @@ def decoder_of(config: Mapping[str, Any]) -> str | None:
         return None
     path = Path(str(config["decoder"])).expanduser().resolve()
     return f"{path.parent.name}-{path.name}" if path.name == "bundle" else path.name
+
+
+def unusual(config: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    """Returns what the name of a folder of samples ends in: the solver's options, and those that are not as usual."""
+    options = {key: value for key, value in config["solver"].items() if key != "name"}
+    options |= {key: config[key] for key, value in usual.items() if config[key] != value}
+    return "".join(f"-{key}{_word(value)}" for key, value in options.items())
+
+
+def _word(value: object) -> str:
+    """Returns a value as it stands in the name of a folder: a file by its own name, several by their items."""
+    items = [f"{key}-{part}" for key, part in value.items()] if isinstance(value, dict) else value
+    items = items if isinstance(items, list) else [items]
+    return "-".join(Path(str(item)).stem if str(item).endswith(".json") else str(item) for item in items)
 
 
 def load(config: Mapping[str, Any]) -> Model:

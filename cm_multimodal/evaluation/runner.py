@@ -94,14 +94,14 @@ def roads(
     if has_map and not diagonal and solver != EULER:
         raise UsageError(f"solver={solver.get('name')} follows the diagonal; say in how many steps: 'diagonal=[5,10]'.")
     sampler = how.get("sampler")
-    if sampler is not None and not (has_map and steps):
-        raise UsageError(
-            f"sampler={sampler} makes jumps, and none are scored here: this needs a map, and 'steps=[1,2]'."
-        )
+    if sampler is not None and not steps:
+        raise UsageError(f"sampler={sampler} draws in steps=, and none are scored here: 'steps=[1,2]'.")
     common = {key: value for key, value in how.items() if key not in OF_MAP}
     along = {**common, "solver": solver}
     wanted: list[tuple[Mapping[str, Any], int]]
-    wanted = [(how if has_map else along, count) for count in steps] + [(along, count) for count in diagonal]
+    wanted = [(how if has_map or sampler is not None else along, count) for count in steps] + [
+        (along, count) for count in diagonal
+    ]
     for road, count in wanted:
         make_plan(model.bundle, ground.n, count, **road)
     check_names(ground.modality, ground.settings.get("also") or ())

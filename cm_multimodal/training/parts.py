@@ -81,12 +81,13 @@ def _check_guided(objective: Mapping[str, Any], spec: TensorSpec, drop_label: fl
 
 
 def _check_told(modality: Modality, objective: Objective, splits: Splits) -> None:
-    """Refuses, before hours of training, what could never be looked at."""
+    """Refuses, before hours of training, what could never be used or looked at."""
     if modality.alone:
         return
     if "edge" not in objective.learned:
         raise UsageError(
-            "What makes samples of what it is told jumps to clean data, and this objective learns no such jumps."
+            "What makes samples of what it is told is a decoder, which jumps to clean data; this objective learns no "
+            "such jumps."
         )
     if not len(splits.test):
         raise UsageError("What makes samples of what it is told of others needs held-back ones, and there are none.")

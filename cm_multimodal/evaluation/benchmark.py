@@ -29,6 +29,7 @@ from .protocol import commit
 Report = Callable[[str], None]
 Compose = Callable[[str, Sequence[str]], dict[str, Any]]  # (verb, overrides) to a whole configuration
 LARGEST = 1 << 26
+LATER = {"weights": None}  # options of a training that came after rows were measured, and what these had
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Case:
     @property
     def hash(self) -> str:
         """A checksum of everything that the result depends on but the code."""
-        text = json.dumps({"key": dict(self.key), "config": dict(self.config)}, sort_keys=True)
+        config = {name: _as_before(part) if name == "train" else part for name, part in self.config.items()}
+        text = json.dumps({"key": dict(self.key), "config": config}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def run(self, runs: str, *parts: str) -> Path:
@@ -58,6 +60,10 @@ class Case:
         """
         depends = {part: self.config[part] for part in ("train", *parts)}
         return Path(runs) / f"{depends['train']['name']}-{Case({}, depends).hash[:8]}"
+
+
+def _as_before(train: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in train.items() if name not in LATER or value != LATER[name]}
 
 
 @dataclass(frozen=True)

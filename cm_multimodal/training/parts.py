@@ -25,7 +25,7 @@ CHUNK, CHUNK_ELEMENTS = 64, 1 << 24  # samples that generation computes at a tim
 
 @dataclass(frozen=True)
 class Parts:
-    """What a configuration describes; `teacher` is the checksum of a teacher's weights."""
+    """What a configuration describes; `teacher` and `weights` are checksums, of a teacher and of what it begins with."""
 
     splits: Splits
     modality: Modality
@@ -33,6 +33,7 @@ class Parts:
     card: Card
     flow_map: FlowMap
     teacher: str | None = None
+    weights: str | None = None
 
 
 def build_parts(config: Mapping[str, Any], device: torch.device = torch.device("cpu")) -> Parts:

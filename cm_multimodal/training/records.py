@@ -93,8 +93,12 @@ class RunRecord:
         write_text(self.folder / "env.json", json.dumps(machine, indent=1) + "\n")
         write_text(self.folder / "config.yaml", yaml.dump(dict(config), Dumper=_Plain, sort_keys=False))
 
-    def compare(self, config: Mapping[str, Any]) -> list[str]:
+    def compare(self, config: Mapping[str, Any], advice: str = "Give the run another name=") -> list[str]:
         """Returns sentences on what changed harmlessly since the run was started.
+
+        Arguments:
+            config: The new configuration.
+            advice: What can be done besides where more changed than that.
 
         Raises:
             UsageError: Something changed that the run's state depends on.
@@ -107,7 +111,7 @@ class RunRecord:
             listed = "\n  ".join(refused)
             raise UsageError(
                 f"The run '{self.folder}' was started with another configuration:\n  {listed}\n"
-                "Give the run another name=, or undo the change."
+                f"{advice}, or undo the change."
             )
         return [f"changed since the start: {line}" for line in lines.values()]
 

@@ -30,13 +30,14 @@ from .data import Stream, batches
 from .lock import locked
 from .module import TrainingModule
 from .parts import Parts, build_decays, build_parts
+from .pretrained import begin_with
 from .preview import draw
 from .records import RunRecord
 from .saved import load_run
 from .settings import OptimizerSettings, TrainSettings, read_settings
 from .shards import held, shard
 from .snapshots import read_snapshots
-from .start import changes, set_threads_of, take_over
+from .start import anew, changes, set_threads_of, take_over
 from .validation import held_out_loss
 from .world import World, find_world
 
@@ -69,6 +70,8 @@ def train(config: Mapping[str, Any], folder: Path, report: Report = print) -> Bu
         report(line)
     threads = set_threads_of(record, settings, world, report)
     parts = build_parts(config, device)
+    if config.get("weights") is not None and anew(record, config):
+        parts = begin_with(str(config["weights"]), parts, report)
     _check_groups(parts.objective.group, settings, world)
     for line in _read(parts.splits.train):
         report(line)

@@ -3,7 +3,7 @@ r"""How a training begins: anew, from the newest checkpoint of its own run, or f
 Nothing starts from zero in silence: where checkpoints are, one of them is used, or the reason why not is said.
 """
 
-__all__ = ["changes", "set_threads_of", "take_over"]
+__all__ = ["anew", "changes", "set_threads_of", "take_over"]
 
 import torch
 
@@ -40,7 +40,7 @@ def changes(record: RunRecord, config: Mapping[str, Any]) -> list[str]:
         return []
     named = _named(Path(wanted).expanduser())
     if not own:
-        return _run_of(named).compare(config)
+        return _run_of(named).compare(config, f"Begin with its weights alone, weights={named} instead of resume=")
     if named.resolve() != own[-1].resolve():
         raise UsageError(
             f"resume={named} cannot be followed: the run '{record.folder}' has its own checkpoints, up to "
@@ -48,6 +48,11 @@ def changes(record: RunRecord, config: Mapping[str, Any]) -> list[str]:
         )
     check(named)
     return record.compare(config)
+
+
+def anew(record: RunRecord, config: Mapping[str, Any]) -> bool:
+    """Says whether a run begins with no checkpoint, its own or another one's."""
+    return _wanted(config) == AUTO and not any(record.checkpoints.glob(PLACES))
 
 
 def set_threads_of(record: RunRecord, settings: TrainSettings, world: World, report: Report) -> int:
@@ -71,8 +76,10 @@ def take_over(
         DataError: There are checkpoints but none that can be used, or training data or teacher are not what they were.
     """
     world, data = module.world, fingerprint(parts.splits.train)
-    if not world.same(f"{data}{parts.teacher}".encode()):
-        raise DataError("The processes of this run read different training data or teachers; give them the same files.")
+    if not world.same(f"{data}{parts.teacher}{parts.weights}".encode()):
+        raise DataError(
+            "The processes of this run read different training data, teachers or weights; give them the same files."
+        )
     start = _choose(module, record, _wanted(config), report)
     new = start is None or start.folder.parent.resolve() != record.checkpoints.resolve()
     if start is not None:
@@ -85,7 +92,7 @@ def take_over(
         report(f"going on from {start.folder.name} ({start.samples:,} samples)")
     if new:
         machine = {**describe_machine(), "threads": threads, "processes": world.size, "data": data}
-        machine |= {"teacher": parts.teacher} if parts.teacher else {}
+        machine |= {name: mark for name in ("teacher", "weights") if (mark := getattr(parts, name))}
         world.on_main(lambda: record.start(config, machine))
         report(f"a new run: {record.folder}")
     return start

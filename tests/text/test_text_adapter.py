@@ -189,7 +189,10 @@ def test_what_tokens_mean_stays_the_same(
     after: str,
     says: str,
 ) -> None:
-    """Where texts that no window reaches were changed, and with them the tokens or their embeddings, no run goes on."""
+    """Where texts that no window reaches were changed, and with them the tokens or their embeddings, no run goes on.
+
+    Nor does another one begin with its weights.
+    """
     monkeypatch.setattr(TextModality, "previewed", (1,))
     lines = "a sea lion - an old one - sees you\n" * 28
     words = (
@@ -204,6 +207,9 @@ def test_what_tokens_mean_stays_the_same(
         Path("one.txt").write_text(lines[: 32 * 30] + text)
         assert cmm("train", *words, f"train.samples={samples}") == code, capsys.readouterr().err
         assert (says in capsys.readouterr().err) == (code == 3)
+    Path("one.txt").write_text(lines[: 32 * 30] + after)
+    assert cmm("train", *words[:-1], "name=new", "weights=runs/it", "train.samples=16") == 2
+    assert "weights=runs/it is not possible: the" in capsys.readouterr().err
 
 
 def test_the_memory_format_of_pictures_is_refused(cmm: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,8 +42,14 @@ class Interrupted(UserError):
         self.exit_code = exit_code
 
 
+MANY = 60  # names, of which those in groups are listed by their groups
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Says which of the known names is meant, or lists them all."""
+    """Says which of the known names is meant, or lists them all; many of them by their groups, which end in a dot."""
     known = sorted(known)
     close = get_close_matches(name, known, n=1, cutoff=0.5)
+    if len(known) > MANY:
+        groups = {each.split(".")[0] for each in known if "." in each}
+        known = sorted({f"{first}." if first in groups else first for first in (each.split(".")[0] for each in known)})
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}."

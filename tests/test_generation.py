@@ -110,6 +110,7 @@ def test_guidance_moves_towards_the_class() -> None:
         ({"grid": [80, 5, 1], "steps": 2}, "makes 3 steps, and steps=2"),
         ({"path": "liner"}, "did you mean 'linear'"),
         ({"gamma": float("nan")}, "gamma=nan"), ({"gamma": 2}, "gamma=2"),
+        ({"gamma": 0.3}, "gamma=0.3 is an option of sampler=gamma alone"),
         ({"sampler": "chain", "solver": "euler"}, "give one of them"),
         ({"guidance": -1.0}, "guidance=-1.0 is not possible"), ({"guidance": "x"}, "guidance=x is not possible"),
         ({"guidance": 2.0, "interval": [3.0, 1.0]}, "interval="), ({"interval": 5}, "interval=5 is not possible"),

@@ -35,6 +35,7 @@ from ..values import fits
 from .labels import Wish, labels_of, labels_wanted
 
 LIMITS = {"n": 10_000_000, "steps": 10_000}
+GAMMA = 0.5  # unless asked for
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def make_plan(
     label: Wish | None = None,
     sampler: str | None = None,
     solver: str | Mapping[str, Any] | None = None,
-    gamma: float = 0.5,
+    gamma: float = GAMMA,
     guidance: float = 1.0,
     interval: Sequence[float] | None = None,
     grid: str | Sequence[float] | None = None,
@@ -117,6 +118,10 @@ def make_plan(
         raise UsageError(f"seed={seed} is not a whole number.")
     if not (fits(gamma, float) and 0 <= gamma <= 1):
         raise UsageError(f"gamma={gamma} is not possible; gamma lies between 0 (no fresh noise) and 1.")
+    if gamma != GAMMA and sampler != "gamma":
+        raise UsageError(
+            f"gamma={gamma:g} is an option of sampler=gamma alone; choose that sampler, or leave out gamma=."
+        )
     method = _method(bundle, steps, sampler, solver, gamma)
     if grid is None and bundle.flow_map.path.even:
         grid = grid_ratios(

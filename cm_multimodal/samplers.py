@@ -6,12 +6,14 @@ from one grid time to the next; `Mean` alone stops at the first one.
 
 __all__ = ["SAMPLERS", "Chain", "Gamma", "Mean", "Renoise", "Sampler"]
 
+import math
 import torch
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
 from torch import Tensor
+from typing import ClassVar
 
 from .batch import Conditions
 from .maps import SolutionMap
@@ -21,7 +23,13 @@ from .tensors import expand_right
 
 
 class Sampler(ABC):
-    """A way of using the map from noise on."""
+    """A way of using the map from noise on.
+
+    Attributes:
+        most_steps: The most network calls it makes anything of.
+    """
+
+    most_steps: ClassVar[float] = math.inf
 
     @abstractmethod
     def needs(self, steps: int) -> frozenset[str]:
@@ -104,6 +112,8 @@ class Mean(Sampler):
     all answers the one with the smallest mean squared error. Of a guided field, or one that was learned from a guided
     source, it is the guided velocity's end, which is no mean.
     """
+
+    most_steps = 1
 
     def needs(self, steps: int) -> frozenset[str]:
         return frozenset({"diagonal"})

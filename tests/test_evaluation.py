@@ -180,3 +180,15 @@ def test_scores_keep_apart_what_they_are_of(cmm: Cmm, capsys: pytest.CaptureFixt
     assert (chain["protocol"]["sampler"], chain["protocol"]["gamma"]) == ("chain", None)
     assert none["rows"][1]["frechet"] == pytest.approx(chain["rows"][1]["frechet"])  # no fresh noise is a chain
     assert "none are scored" in sentence(cmm, capsys, *words, "steps=[]", "diagonal=[2]", "sampler=chain")[1]
+
+
+def test_a_flow_is_scored_by_its_mean(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> None:
+    """What learned no jumps answers in one call with a mean, which on the straight path is one step of Euler's solver."""
+    assert cmm("train", *QUICK, "objective=flow_matching", "name=flow") == 0
+    words = ("evaluate", "run=runs/flow", "seeds=[0]", "n=60", "sampler=mean")
+    assert "give steps=1" in sentence(cmm, capsys, *words, "steps=[2]")[1]
+    assert cmm(*words, "steps=[1]", "diagonal=[1]") == 0
+    scores = json.loads(Path("runs/flow/evaluation-mean/metrics.json").read_text())
+    rows = {row["method"]: row for row in scores["rows"]}
+    assert (scores["protocol"]["sampler"], rows["map"]["calls"], rows["diagonal"]["calls"]) == ("mean", 1, 1)
+    assert rows["map"]["frechet"] == pytest.approx(rows["diagonal"]["frechet"], rel=1e-3)

@@ -28,7 +28,7 @@ from ..guidance import Guidance, GuidedMap
 from ..maps import SolutionMap, TransportedMap
 from ..paths import PATHS, build_path
 from ..random import Draws
-from ..samplers import SAMPLERS, Gamma, Mean, Sampler
+from ..samplers import SAMPLERS, Gamma, Sampler
 from ..solvers import Solver
 from ..tensors import expand_right
 from ..values import fits
@@ -240,8 +240,8 @@ def _method(
             f"The {asked} with steps={steps} needs the {_and(missing)} of the solution map, but this model "
             f"({bundle.card.objective}) learned the {_and(learned)} only; {_advice(learned)}"
         )
-    if isinstance(method, Mean) and steps > 1:
-        raise UsageError(f"sampler=mean is one call of the network, and steps={steps}; give steps=1.")
+    if isinstance(method, Sampler) and steps > method.most_steps:
+        raise UsageError(f"sampler={sampler} is one call of the network, and steps={steps}; give steps=1.")
     if isinstance(method, Solver) and steps < method.least_steps:
         raise UsageError(
             f"The {asked} with {method.least_steps} points needs at least as many steps, and steps={steps}; give more, "

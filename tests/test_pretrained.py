@@ -14,6 +14,7 @@ from modalities.audio.net import build_net as audio_net
 from modalities.image.net import build_net as image_net
 from modalities.video.net import build_net as video_net
 from pathlib import Path
+from PIL import Image
 from torch import Tensor, nn
 from typing import Any
 
@@ -83,25 +84,24 @@ def test_what_is_told_begins_at_nothing(name: str) -> None:
     assert torch.allclose(drawn, plain(x, TIMES, TIMES / 2, Conditions(LABEL)), atol=1e-12)
 
 
-def test_a_layer_whose_inputs_are_in_another_order_begins_anew() -> None:
-    """What a network of sounds is told stands between the state and what else it sees: its first layer fits no other one."""
-    plain, informed = build("sounds"), build("sounds", known=True)
-    assert set(informed.state_dict()) - set(fitting(informed, plain.state_dict())) == {"unet.enter.weight"}
-    assert set(fitting(build("sounds"), plain.state_dict())) == set(plain.state_dict())
-
-
-def test_other_shapes_do_not_fit() -> None:
-    """Fewer inputs, wider layers and classes of another number: what differs is left out, and nothing is cut."""
-    plain = build("pictures")
-
-    def left(net: nn.Module) -> set[str]:
-        return set(net.state_dict()) - set(fitting(net, plain.state_dict()))
-
-    assert left(build("pictures", two_times=False)) == {"embedding.mix.weight"}
-    assert left(image_net(SMALL, TensorSpec((1, 8, 8), 0.5, (*CLASSES, "c")), True)) == {"embedding.label.weight"}
-    wider = build("pictures", multipliers=[1, 3])
-    shapes = {name: (value.shape, plain.state_dict()[name].shape) for name, value in wider.state_dict().items()}
-    assert left(wider) == {name for name, (mine, its) in shapes.items() if mine[0] != its[0]}
+@pytest.mark.parametrize(
+    ("own", "name"),
+    [
+        (
+            build("sounds", known=True),
+            "unet.enter.weight",
+        ),  # what it is told stands between the state and what else it sees
+        (build("pictures", two_times=False), "embedding.mix.weight"),
+        (build("pictures", multipliers=[1, 3]), "down.2.block.conv_in.weight"),
+        (build("pictures", blocks=2), "down.1.weight"),
+        (build("clips", patch=2), "enter.weight"),
+    ],
+)
+def test_what_would_be_out_of_place_is_refused(own: nn.Module, name: str) -> None:
+    """No layer grows that does not say how, nothing is cut, and no weight of the other network is left over."""
+    other = build("sounds" if name.startswith("unet") else "pictures")
+    with pytest.raises(ValueError, match=f"its '{name}' has the shape"):
+        fitting(own, other.state_dict())
 
 
 def test_a_run_begins_with_the_weights_of_another(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +110,7 @@ def test_a_run_begins_with_the_weights_of_another(cmm: Cmm, capsys: pytest.Captu
     second = ("train", *QUICK, "name=second", "weights=runs/first", "optimizer.lr=1e-30")
     capsys.readouterr()
     assert cmm(*second) == 0
-    assert "weights of 'runs/first' (256 samples): in 100 % of this network\n" in capsys.readouterr().out
+    assert "begun with 100 % of the weights from 'runs/first' (256 samples)\n" in capsys.readouterr().out
     first, mine = (read_bundle(Path(f"runs/{name}/bundle")).flow_map.net.state_dict() for name in ("first", "second"))
     mix = "embedding.mix.weight"
     whole = {**first, mix: torch.nn.functional.pad(first[mix], (0, first[mix].shape[1]))}
@@ -118,9 +118,32 @@ def test_a_run_begins_with_the_weights_of_another(cmm: Cmm, capsys: pytest.Captu
     assert len(json.loads(Path("runs/second/env.json").read_text())["weights"]) == 64
     Path("runs/first").rename("runs/elsewhere")
     assert cmm(*second, "train.samples=512") == 0
-    assert "weights of" not in capsys.readouterr().out
+    assert "begun with" not in capsys.readouterr().out
     assert cmm("train", *QUICK, "name=second", "weights=runs/elsewhere") == 2
     assert "weights: runs/first -> runs/elsewhere" in capsys.readouterr().err
+
+
+def test_classes_keep_their_names(cmm: Cmm, tmp_path: Path) -> None:
+    """Of classes that both know the embeddings are kept, and the others begin as that of none; without any, none are."""
+    for name, classes in {"two": "ab", "others": "bcd", "plain": ""}.items():
+        for index in range(16):
+            file = tmp_path / name / (classes[index % len(classes)] if classes else ".") / f"{index}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), 10 * index).save(file)
+    table = "embedding.label.weight"
+
+    def trained(name: str, *words: str) -> dict[str, Tensor]:
+        data = ("data=folder", f"data.folder={name}", "data.test_fraction=0", "data.channels=1", "train.drop_label=0.1")
+        assert cmm("train", *QUICK, *data, "optimizer.lr=1e-30", f"name={name}", *words) == 0
+        return dict(read_bundle(Path(f"runs/{name}/bundle")).flow_map.net.state_dict())
+
+    two = trained("two")
+    others, plain = trained("others", "weights=runs/two/bundle"), trained("plain", "weights=runs/two")
+    assert torch.allclose(others.pop(table), two[table][[1, 2, 2, 2]], atol=1e-20)
+    assert table not in plain
+    for net in (others, plain):
+        assert all(torch.allclose(value, two[name], rtol=0, atol=1e-20) for name, value in net.items())
+    assert trained("two", "name=again", "weights=runs/plain")[table].std() > 0.5
 
 
 def test_weights_that_are_of_no_use_are_refused(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,7 +155,7 @@ def test_weights_that_are_of_no_use_are_refused(cmm: Cmm, capsys: pytest.Capture
         ("weights=runs/none",): "There is no folder 'runs/none'. Runs beside it: runs/first.",
         ("weights=runs/first", "path=trigflow"): "has the path 'linear', this one 'trigflow'",
         ("weights=runs/first", "objective=denoising"): "has the scaling 'euler'",
-        ("weights=runs/first", "net.channels=24"): "% of this network. Give it the same",
+        ("weights=runs/first", "net.channels=24"): "shape (1, 8, 8) with net.size=xs, ",
         (f"resume={step}", "seed=1"): f"Begin with its weights alone, weights={step} instead of resume=, or undo",
     }.items():
         assert cmm("train", *QUICK, "name=second", *words) == 2

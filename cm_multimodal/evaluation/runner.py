@@ -11,7 +11,7 @@ from torch import Tensor
 from typing import Any
 
 from ..errors import UsageError
-from ..generation.sampling import make_plan
+from ..generation.sampling import GAMMA, check_gamma, make_plan
 from ..judge import Judge
 from ..machine import Cost, metered
 from ..modality import Dataset
@@ -96,6 +96,7 @@ def roads(
     sampler = how.get("sampler")
     if sampler is not None and not steps:
         raise UsageError(f"sampler={sampler} draws in steps=, and none are scored here: 'steps=[1,2]'.")
+    check_gamma(how.get("gamma", GAMMA), sampler)
     common = {key: value for key, value in how.items() if key not in OF_MAP}
     along = {**common, "solver": solver}
     wanted: list[tuple[Mapping[str, Any], int]]

@@ -4,7 +4,10 @@ A sample is a function of (weights, plan, sample id) alone. Matrix products depe
 are computed in whole, aligned chunks of a fixed size kept in the bundle: the same bytes whatever part is asked for.
 """
 
-__all__ = ["Plan", "Samples", "check_alone", "collect", "draw", "make_plan", "map_of", "noise_of", "sample", "times_of"]
+__all__ = [
+    "GAMMA", "Plan", "Samples", "check_alone", "check_gamma", "collect", "draw", "make_plan", "map_of", "noise_of", "sample",
+    "times_of",
+]  # fmt: skip
 
 import contextlib
 import json
@@ -118,10 +121,7 @@ def make_plan(
         raise UsageError(f"seed={seed} is not a whole number.")
     if not (fits(gamma, float) and 0 <= gamma <= 1):
         raise UsageError(f"gamma={gamma} is not possible; gamma lies between 0 (no fresh noise) and 1.")
-    if gamma != GAMMA and sampler != "gamma":
-        raise UsageError(
-            f"gamma={gamma:g} is an option of sampler=gamma alone; choose that sampler, or leave out gamma=."
-        )
+    check_gamma(gamma, sampler)
     method = _method(bundle, steps, sampler, solver, gamma)
     if grid is None and bundle.flow_map.path.even:
         grid = grid_ratios(
@@ -161,6 +161,12 @@ def draw(bundle: Bundle, flow_map: SolutionMap, plan: Plan, start: int, device: 
         raw, label = _chunk(bundle, flow_map, plan, ids)
     keep = slice(0, min(len(ids), plan.n - start))
     return Samples(raw[keep].cpu(), label[keep].cpu(), ids[keep].cpu(), len(calls))
+
+
+def check_gamma(gamma: float, sampler: str | None) -> None:
+    """Raises a UsageError where a sampler's option is given without the sampler."""
+    if gamma != GAMMA and sampler != "gamma":
+        raise UsageError(f"gamma={gamma} is an option of sampler=gamma alone; choose it, or leave out gamma=.")
 
 
 def check_alone(bundle: Bundle) -> None:

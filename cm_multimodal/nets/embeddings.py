@@ -42,7 +42,12 @@ class ConditionEmbedding(nn.Module):
         width: The number of channels of the embedding.
         two_times: Whether the network is told the target time.
         classes: The number of classes; one more entry stands for "none".
+
+    Attributes:
+        grows: The layers whose inputs may come to be more, the new ones after the others.
     """
+
+    grows = ("mix",)
 
     def __init__(self, width: int, two_times: bool, classes: int = 0) -> None:
         super().__init__()

@@ -1,9 +1,10 @@
 r"""A network that begins with the weights of another one: fine-tuning, jumps after a flow, clips after pictures.
 
-Weights are taken by their names, where they have the same shape but for dimensions of one place: a convolution of pictures
-is one of clips within frames. A layer with fewer inputs fills the first of them; those that are new, and come after, begin
-at zero: the length of a jump, what is known of a sample. So the network begins by computing what the other one did. Whatever
-has no counterpart, such as classes of another number or what passes between frames, begins as it always does.
+Every weight of the other network has its place, by its name, in a weight of the same shape but for dimensions of one place:
+a convolution of pictures is one of clips within frames. Where a network says that new inputs of a layer come last (`grows`:
+the length of a jump, what is known of a sample), those begin at zero; so does what passes between frames. Classes of the same
+name keep their embeddings, the others begin as that of none; where only one of the networks knows classes, they begin anew or
+are left out. But for these a network begins by computing what the other one did.
 """
 
 __all__ = ["begin_with", "fitting"]
@@ -11,7 +12,7 @@ __all__ = ["begin_with", "fitting"]
 import dataclasses
 import torch
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from torch import Tensor, nn
 
@@ -20,9 +21,7 @@ from ..errors import UsageError
 from .parts import Parts
 from .saved import load, weights_checksum
 
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-LEAST = 0.25  # of a network, that has to begin with the other one's weights
-NAMED = 6  # of those without a counterpart
+LABEL = "embedding.label.weight"
 
 
 def begin_with(place: str, parts: Parts, report: Callable[[str], None]) -> Parts:
@@ -31,39 +30,51 @@ def begin_with(place: str, parts: Parts, report: Callable[[str], None]) -> Parts
     Arguments:
         place: The folder of the run (its newest checkpoint) or of the bundle.
         parts: What is trained; its network changes.
-        report: Takes a line for a person: how much was taken, and what was not.
+        report: Takes a line for a person: how much began with them.
 
     Raises:
-        UsageError: There is nothing in the folder, or its network is of another kind.
+        UsageError: There is nothing in the folder, or it is of another kind of network, path, scaling or vocabulary.
         DataError: What is there is damaged.
     """
-    bundle = load(Path(place).expanduser())
+    bundle, net = load(Path(place).expanduser()), parts.flow_map.net
     _compare(bundle, parts, place)
-    net, found = parts.flow_map.net, bundle.flow_map.net.state_dict()
-    taken = fitting(net, found)
-    share = sum(value.numel() for value in taken.values()) / sum(value.numel() for value in net.parameters())
-    if share < LEAST:
+    weights, theirs, mine = bundle.flow_map.net.state_dict(), bundle.card.spec.classes, parts.card.spec.classes
+    try:
+        fitted = fitting(net, weights if theirs == mine else _for_classes(weights, theirs, mine))
+    except ValueError as error:
         raise UsageError(
-            f"weights={place} is not possible: they have a place in only {100 * share:.0f} % of this network. Give it the "
-            "same settings (net.size=, net.channels=, ...) as the other one, or leave out weights=."
-        )
-    net.load_state_dict(taken, strict=False)
-    seen, rest = bundle.card.samples_seen, _rest(net, taken)
-    report(f"weights of '{place}' ({seen:,} samples): in {100 * share:.0f} % of this network{rest}")
+            f"weights={place} is not possible: {error}. Give this network the same settings as that one, which was trained "
+            f"on samples of shape {bundle.card.spec.shape} with {_settings(bundle)}."
+        ) from error
+    net.load_state_dict(fitted, strict=False)
+    share = sum(value.numel() for value in fitted.values()) / sum(value.numel() for value in net.parameters())
+    report(f"begun with {100 * share:.0f} % of the weights from '{place}' ({bundle.card.samples_seen:,} samples)")
     return dataclasses.replace(parts, weights=weights_checksum(bundle.flow_map))
 
 
 def fitting(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns those of some weights that have a place in a network, by its names and in its shapes."""
-    found = {_inner(name): value for name, value in weights.items()}
-    layers = {name for name, part in net.named_modules() if isinstance(part, LAYERS)}
-    wide = {f"{name}.weight" for name in layers} - set(getattr(net, "between", ()))
-    fitted = {
-        name: _fitted(found[_inner(name)], like, name in wide)
-        for name, like in net.named_parameters()
-        if _inner(name) in found
+    """Returns weights of another network by the names, and in the shapes, of this one's.
+
+    Raises:
+        ValueError: One of them has no place in it.
+    """
+    own = {_inner(name): (name, like) for name, like in net.named_parameters()}
+    wide = {
+        _inner(f"{name}.{layer}.weight".removeprefix("."))
+        for name, part in net.named_modules()
+        for layer in getattr(part, "grows", ())
     }
-    return {name: value for name, value in fitted.items() if value is not None}
+    buffers, fitted = {_inner(name) for name, _ in net.named_buffers()}, {}
+    for name, value in {_inner(name): value for name, value in weights.items()}.items():
+        if name in buffers:
+            continue
+        place, like = own.get(name, (name, None))
+        found = None if like is None else _fitted(value, like, name in wide)
+        if found is None:
+            instead = "no such part" if like is None else f"the shape {tuple(like.shape)}"
+            raise ValueError(f"its '{name}' has the shape {tuple(value.shape)}, and this network has {instead}")
+        fitted[place] = found
+    return fitted
 
 
 def _inner(name: str) -> str:
@@ -74,7 +85,6 @@ def _inner(name: str) -> str:
 
 
 def _compare(bundle: Bundle, parts: Parts, place: str) -> None:
-    """Refuses weights that mean something else here."""
     card, own = bundle.card, parts.card
     for name, (theirs, mine) in {"path": (card.path, own.path), "scaling": (card.scaling, own.scaling)}.items():
         if theirs != mine:
@@ -84,15 +94,12 @@ def _compare(bundle: Bundle, parts: Parts, place: str) -> None:
             )
     if card.modality == own.modality and (why := parts.modality.unlike(card.spec)):
         raise UsageError(f"weights={place} is not possible: {why}.")
-    points, others = parts.flow_map.vertices, bundle.flow_map.vertices
-    if (
-        points is not None
-        and others is not None
-        and not (points.shape == others.shape and torch.allclose(points, others))
-    ):
+    points = [each.flow_map.vertices for each in (parts, bundle)]
+    first, second = (torch.zeros(0) if each is None else each for each in points)
+    if first.shape != second.shape or not torch.allclose(first, second):
         raise UsageError(
-            f"weights={place} is not possible: the embeddings of its tokens are others, learned from other texts. Tokens "
-            "without embeddings (data.embedding=null) have no such difference."
+            f"weights={place} is not possible: its tokens have other embeddings, or only one of the two networks has any. "
+            "Without them (data.embedding=null) on both sides there is no such difference."
         )
 
 
@@ -102,19 +109,27 @@ def _fitted(value: Tensor, like: Tensor, wide: bool) -> Tensor | None:
     Arguments:
         value: The weights.
         like: The others.
-        wide: Whether they are a layer's, which may have more inputs here, along its second dimension.
+        wide: Whether they may have more inputs, along their second dimension.
     """
     if value.shape == like.shape:
         return value
     over, wanted = ([n for n in tensor.shape[2:] if n > 1] for tensor in (value, like))
-    if not wide or value.ndim < 2 or len(value) != len(like) or over != wanted or value.shape[1] > like.shape[1]:
+    if min(value.ndim, like.ndim) < 2 or len(value) != len(like) or over != wanted:
+        return None
+    if value.shape[1] > like.shape[1] or (value.shape[1] < like.shape[1] and not wide):
         return None
     whole = torch.zeros_like(like)
     whole[:, : value.shape[1]] = value.reshape(*value.shape[:2], *like.shape[2:])
     return whole
 
 
-def _rest(net: nn.Module, taken: Mapping[str, Tensor]) -> str:
-    left = [name for name, _ in net.named_parameters() if name not in taken]
-    more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
-    return f"; begun anew: {', '.join(left[:NAMED])}{more}" if left else ""
+def _for_classes(weights: Mapping[str, Tensor], theirs: Sequence[str], mine: Sequence[str]) -> dict[str, Tensor]:
+    """Returns the weights with embeddings of other classes, of which those that were not known are as that of none."""
+    none = len(theirs)
+    rows = [theirs.index(name) if name in theirs else none for name in mine] + [none]
+    plain = {name: value for name, value in weights.items() if not name.endswith(LABEL)}
+    return plain | {name: value[rows] for name, value in weights.items() if mine and name not in plain}
+
+
+def _settings(bundle: Bundle) -> str:
+    return ", ".join(f"net.{name}={value}" for name, value in bundle.card.net.items())

@@ -97,12 +97,7 @@ class PatchedUNet(nn.Module):
             added; the amplitude of the elements is told then too.
         clock: Whether it is told the time within a clip.
         told: The channels of what it is told of a sample, or 0.
-
-    Attributes:
-        between: The layers whose further inputs do not all come last: what it is told stands before the amplitudes.
     """
-
-    between = ("unet.enter.weight",)
 
     def __init__(self, unet: UNet, patch: int, gain: bool, clock: bool, told: int) -> None:
         super().__init__()

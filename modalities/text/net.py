@@ -96,9 +96,11 @@ class Mixer(nn.Module):
 
     Attributes:
         names_clean: That it can only name clean states, so that the map's scaling is the endpoint one.
+        grows: The layers whose inputs may come to be more, the new ones after the others.
     """
 
     names_clean = True
+    grows = ("enter",)
 
     def __init__(self, spec: TensorSpec, size: Size, two_times: bool, vertices: Tensor | None) -> None:
         super().__init__()

@@ -218,7 +218,12 @@ class Told(nn.Module):
     Arguments:
         net: The network.
         channels: How many they are.
+
+    Attributes:
+        grows: The layers whose inputs may come to be more, the new ones after the others.
     """
+
+    grows = ("net.enter", "net.net.enter")
 
     def __init__(self, net: nn.Module, channels: int) -> None:
         super().__init__()

@@ -165,6 +165,7 @@ def test_scores_keep_apart_what_they_are_of(cmm: Cmm, capsys: pytest.CaptureFixt
         "grid=5": "neither",
         "n=0": "n=0 is not",
         "sampler=chian": "did you mean 'chain'",
+        "gamma=0.3": "is an option of sampler=gamma alone",
     }
     for word, says in {**wrong, "grid=[80,1]": "makes 2 steps"}.items():
         assert says in sentence(cmm, capsys, *words, word)[1]

@@ -12,6 +12,7 @@ from cm_multimodal.training.pretrained import fitting
 from collections.abc import Callable
 from modalities.audio.net import build_net as audio_net
 from modalities.image.net import build_net as image_net
+from modalities.text.net import build_net as text_net
 from modalities.video.net import build_net as video_net
 from pathlib import Path
 from PIL import Image
@@ -27,6 +28,7 @@ NETS: dict[str, tuple[Any, dict[str, Any], TensorSpec]] = {
     "clips": (video_net, SMALL, TensorSpec((1, 4, 8, 8), 0.5, CLASSES)),
     "frames": (video_net, TRANSFORMER, TensorSpec((1, 4, 8, 8), 0.5, CLASSES)),
     "sounds": (audio_net, {**SMALL, "patch": 2}, TensorSpec((1, 8, 8), 0.5, CLASSES)),
+    "texts": (text_net, {"channels": 32, "blocks": 1}, TensorSpec((8, 16), 0.25, CLASSES)),
 }  # fmt: skip
 TIMES = torch.tensor([0.4, 1.1], dtype=torch.float64)
 LABEL = torch.tensor([0, 1])

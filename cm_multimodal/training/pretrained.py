@@ -2,9 +2,9 @@ r"""A network that begins with the weights of another one: fine-tuning, jumps af
 
 Every weight of the other network has its place, by its name, in a weight of the same shape but for dimensions of one place:
 a convolution of pictures is one of clips within frames. Where a network says that new inputs of a layer come last (`grows`:
-the length of a jump, what is known of a sample), those begin at zero; so does what passes between frames. Classes of the same
-name keep their embeddings, the others begin as that of none; where only one of the networks knows classes, they begin anew or
-are left out. But for these a network begins by computing what the other one did.
+the length of a jump, what is known of a sample), those begin at zero; so does what passes between frames. Classes of the
+same name keep their embeddings, the others begin as that of none; where only one of the networks knows classes, they begin
+anew or are left out. But for these a network begins by computing what the other one did.
 """
 
 __all__ = ["begin_with", "fitting"]

@@ -9,6 +9,8 @@ __all__ = ["DataError", "Diverged", "Interrupted", "UsageError", "UserError", "n
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MANY = 60  # names, of which those in groups are listed by their groups
+
 
 class UserError(Exception):
     """A sentence for the person who made the mistake: what is wrong, where, what to type next."""
@@ -40,9 +42,6 @@ class Interrupted(UserError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-MANY = 60  # names, of which those in groups are listed by their groups
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -8,13 +8,13 @@ from typing import Any
 
 from ..errors import UsageError, nearest
 from ..generation.editing import edit, interpolate, is_told
-from ..generation.sampling import Plan, make_plan
+from ..generation.sampling import GAMMA, Plan, make_plan
 from ..model import Model
 from ..values import fits
 from .evaluate import data_of
 from .source import folder_of, load, unusual
 
-USUAL = {"label": None, "gamma": 0.5, "grid": None}
+USUAL = {"label": None, "gamma": GAMMA, "grid": None}
 
 
 def run(config: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, nearest
-from ..generation.sampling import Samples
+from ..generation.sampling import GAMMA, Samples
 from ..model import Model
 from ..synthesis.formats.base import write_npz
 from ..values import fits
@@ -17,7 +17,7 @@ from .source import decoder_of, folder_of, load, unusual
 
 FORMATS = ("files", "npz")
 USUAL = {
-    "label": None, "seconds": None, "gamma": 0.5, "guidance": 1.0, "interval": None, "grid": None, "path": None,
+    "label": None, "seconds": None, "gamma": GAMMA, "guidance": 1.0, "interval": None, "grid": None, "path": None,
     "decoder": None,
 }  # fmt: skip
 HOW = ("sampler", "solver", "gamma", "guidance", "interval", "grid", "path")

@@ -65,8 +65,8 @@ def fitting(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for layer in getattr(part, "grows", ())
     }
     buffers, fitted = {_inner(name) for name, _ in net.named_buffers()}, {}
-    for name, value in {_inner(name): value for name, value in weights.items()}.items():
-        if name in buffers:
+    for key, value in weights.items():
+        if (name := _inner(key)) in buffers:
             continue
         place, like = own.get(name, (name, None))
         found = None if like is None else _fitted(value, like, name in wide)

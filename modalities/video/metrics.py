@@ -293,9 +293,7 @@ def _identity(samples: Dataset, real: Splits) -> float:
 def _nearest(samples: Dataset, real: Splits) -> float:
     train = real.train.raw.flatten(1).float() / 255
     found = _over(lambda part: torch.cdist(part.flatten(1).float() / 255, train).argmin(dim=1), samples.raw)
-    apart = (
-        samples.raw.double() / 255 - real.train.raw[found].double() / 255
-    )  # cdist rounds, and a copy is no distance away
+    apart = (samples.raw.double() - real.train.raw[found].double()) / 255  # cdist rounds; a copy has no distance
     error = apart.square().flatten(1).mean(dim=1).clamp_min(LEAST_ERROR)
     return float(-10 * error.log10().mean())
 

@@ -133,18 +133,22 @@ def test_a_run_of_other_data_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_suite_from_labels_to_table(cmm: Cmm, tmp_path: Path) -> None:
-    """Two generators, one with the rest and one without, are trained and judged; a second call finds all of it done."""
+    """Three generators, without the rest, with it and sieved, are trained and judged; a second call finds all of it done."""
     words = (
-        "suite=worth", "out=results", "threads=1", "settings.seeds=[0]", "settings.generators=[labelled,partly]",
+        "suite=worth", "out=results", "threads=1", "settings.seeds=[0]", "settings.generators=[labelled,partly,sieved]",
         "settings.tasks.fashion.experiment=image/smoke", "settings.tasks.fashion.amounts=[40]", "only=fashion",
         "settings.tasks.fashion.overrides=['train.samples=640','net.channels=8','train.threads=1']",
-        "settings.tasks.fashion.only=[]",
+        "settings.tasks.fashion.only=[]", "settings.tasks.fashion.sieved=['train.samples=6400']",
     )  # fmt: skip
     assert cmm("benchmark", *words) == 0
     rows = json.loads((tmp_path / "results/worth.json").read_text())["rows"]
-    assert [row["key"]["generator"] for row in rows] == ["labelled", "partly"]
+    assert [row["key"]["generator"] for row in rows] == ["labelled", "partly", "sieved"]
     found = [Trial(**trial) for trial in rows[0]["values"]["trials"]]
     assert {row.trained_on for row in found} == {REAL, BOTH, SYNTHETIC}
+    assert {row.synthetic for row in found} == {0, 40}
+    kept = {trial["synthetic"] for trial in rows[2]["values"]["trials"] if trial["drawn"]}
+    assert len(kept) == 1
+    assert 0 < kept.pop() < 40
     assert rows[0]["values"]["real, 0"] == rows[1]["values"]["real, 0"] > 0.3
     table = (tmp_path / "results/worth.md").read_text()
     gain = rows[1]["values"]["real + synthetic, 40"] - rows[1]["values"]["real, 0"]

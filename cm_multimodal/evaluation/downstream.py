@@ -43,6 +43,7 @@ class Trial:
         synthetic: The number of generated ones.
         seed: The seed of both.
         accuracy: The share of the real test samples whose class it names.
+        drawn: The number of generated samples that were asked for; a sieve may have kept fewer.
     """
 
     trained_on: str
@@ -51,6 +52,7 @@ class Trial:
     synthetic: int
     seed: int
     accuracy: float
+    drawn: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def trials(
     Arguments:
         modality: Says what the classifier sees.
         splits: The real samples.
-        draw: Returns so many generated samples, by a seed.
+        draw: Returns so many generated samples, or what a sieve keeps of them, by a seed.
         shares: The shares of the real labels.
         amounts: The numbers of generated samples.
         seeds: The seeds: which real samples are labelled, and of sampling.
@@ -116,25 +118,31 @@ def trials(
                 f"A share of {share} of the labels is not possible; the generator was told {labels.share:g} of them."
             )
     for seed in seeds:
-        drawn = [draw(seed, amount) for amount in amounts]
-        for part in drawn:
-            yield _trial(modality, splits.test, None, part, None, seed)
+        drawn = [(draw(seed, amount), amount) for amount in amounts]
+        for part, amount in drawn:
+            yield _trial(modality, splits.test, None, part, None, seed, amount)
         for share in shares:
             known = labelled(splits.train.label, share, labels.seed if labels.share < 1 else seed)
             real = only(splits.train, known)
             yield _trial(modality, splits.test, real, None, share, seed)
-            for part in drawn:
-                yield _trial(modality, splits.test, real, part, share, seed)
+            for part, amount in drawn:
+                yield _trial(modality, splits.test, real, part, share, seed, amount)
 
 
 def _trial(
-    modality: Modality, test: Dataset, real: Dataset | None, drawn: Dataset | None, share: float | None, seed: int
+    modality: Modality,
+    test: Dataset,
+    real: Dataset | None,
+    drawn: Dataset | None,
+    share: float | None,
+    seed: int,
+    amount: int = 0,
 ) -> Trial:
     parts = [part for part in (real, drawn) if part is not None]
     whole = Dataset(torch.cat([part.raw for part in parts]), torch.cat([_label(part) for part in parts]))
     name = BOTH if len(parts) == 2 else REAL if real is not None else SYNTHETIC
     accuracy = Judge(modality.vectors, whole).accuracy(test)
-    return Trial(name, share, len(real or ()), len(drawn or ()), seed, accuracy)
+    return Trial(name, share, len(real or ()), len(drawn or ()), seed, accuracy, amount)
 
 
 def _label(part: Dataset) -> Tensor:

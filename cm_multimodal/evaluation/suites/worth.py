@@ -1,9 +1,11 @@
 r"""Worth: what synthetic data add to real data of which few are labelled.
 
-For every task, a data set and the share of its labels that are known, three generators are trained with each seed:
+For every task, a data set and the share of its labels that are known, up to four generators are trained with each seed:
 
     labelled   it saw the labelled part alone
     partly     it saw the rest too, without its classes
+    sieved     so did this one, of a training that is chosen for it, and of what it drew some is left out: samples that its
+               own network, by the labelled part, gives another class than the one they were drawn for
     whole      it knew all labels (with the first seed alone)
 
 A small classifier is trained on the real samples alone that a generator was told the classes of, with its samples added, and
@@ -23,7 +25,9 @@ from matplotlib.figure import Figure
 from typing import Any
 
 from ...errors import UsageError
-from ...labelling import Labelling
+from ...generation.perception import Perception
+from ...judge import Judge
+from ...labelling import Labelling, labelled, only
 from ...modality import Dataset, Splits, find_modality
 from ...model import Model
 from ...training.run import train
@@ -32,7 +36,7 @@ from ..benchmark import Case, Compose, Row, Suite
 from ..downstream import BOTH, REAL, SYNTHETIC, Trial, apart, check_source, trials
 from ..tables import grouped, markdown, mean_and_spread, spread_of
 
-GENERATORS = ("labelled", "partly", "whole")
+GENERATORS = ("labelled", "partly", "sieved", "whole")
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Task:
         steps: The network calls of a sample.
         overrides: Options of `cmm train`.
         only: Options of the generator that saw the labelled part alone, which may need fewer samples.
+        sieved: Options of the generator whose samples are sieved; without any there is none.
+        sieved_steps: The network calls of its samples.
     """
 
     experiment: str
@@ -54,9 +60,12 @@ class Task:
     steps: int = 2
     overrides: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    sieved: tuple[str, ...] = ()
+    sieved_steps: int = 10
 
     def __post_init__(self) -> None:
-        if not (0 < self.share < 1 and self.amounts and min(self.amounts) >= 1 and self.steps >= 1):
+        steps = min(self.steps, self.sieved_steps)
+        if not (0 < self.share < 1 and self.amounts and min(self.amounts) >= 1 and steps >= 1):
             raise UsageError("settings.tasks: share lies between 0 and 1, amounts and steps are whole numbers from 1.")
 
 
@@ -108,6 +117,7 @@ class Worth(Suite):
         return [
             self._case(task, generator, seed)
             for task in self.tasks for generator in settings.generators
+            if generator != "sieved" or self.tasks[task].sieved
             for seed in (settings.seeds if generator != "whole" else settings.seeds[:1])
         ]  # fmt: skip
 
@@ -119,15 +129,18 @@ class Worth(Suite):
         found = apart(find_modality(config["modality"]).dataset(config["data"]))
         check_source(folder, found.splits.train, labels)
 
+        sieve = _sieve(model, found.splits.train, labels) if case.key["generator"] == "sieved" else None
+
         def draw(seed: int, amount: int) -> Dataset:
-            samples = model.sample(amount, task.steps, seed)
-            return Dataset(samples.raw, samples.label)
+            samples = model.sample(amount, case.config["steps"], seed)
+            drawn = Dataset(samples.raw, samples.label)
+            return drawn if sieve is None else only(drawn, (sieve.names(drawn.raw) == samples.label).nonzero()[:, 0])
 
         rows = list(self._trials(model, found.splits, draw, task, labels, seed))
         return {
             "samples": model.bundle.card.samples_seen, "shared": found.shared, "test": len(found.splits.test),
             "trials": [dataclasses.asdict(row) for row in rows],
-            **{f"{row.trained_on}, {row.synthetic}": row.accuracy for row in rows},
+            **{f"{row.trained_on}, {row.drawn}": row.accuracy for row in rows},
         }  # fmt: skip
 
     def _trials(
@@ -185,9 +198,16 @@ class Worth(Suite):
             f"with the number of generated samples; seeds {list(self.settings.seeds)}: mean ± half the range; in "
             "brackets what the generated ones add, seed by seed. *labels*: the share of the real samples of each class "
             "that generator and classifier are told the class of. `labelled` saw no others, `partly` saw the others without "
-            "their class. Test samples that lie in the training split too are left "
+            f"their class, and `sieved`{self._sieved(rows)}. Test samples that lie in the training split too are left "
             f"out ({shared} of them). On {hardware}."
         )
+
+    @staticmethod
+    def _sieved(rows: Sequence[Row]) -> str:
+        trials = [trial for row in rows if row.key["generator"] == "sieved" for trial in row.values["trials"]]
+        kept, drawn = (sum(trial[name] for trial in trials) for name in ("synthetic", "drawn"))
+        share = f": {kept / drawn:.0%} are left" if drawn else ""
+        return f" too, but what it drew as one class and its own network sees as another is left out{share}"
 
     @staticmethod
     def _share(task: Task, generator: str) -> str:
@@ -197,11 +217,18 @@ class Worth(Suite):
         task = self.tasks[name]
         words = [f"experiment={task.experiment}", f"seed={seed}", f"name={name}-{generator}-{seed}", *task.overrides]
         if generator != "whole":
-            words += [f"labels.share={task.share}", f"labels.seed={seed}", f"labels.rest={generator == 'partly'}"]
-        words += task.only if generator == "labelled" else ()
+            words += [f"labels.share={task.share}", f"labels.seed={seed}", f"labels.rest={generator != 'labelled'}"]
+        words += {"labelled": task.only, "sieved": task.sieved}.get(generator, ())
         config = copy.deepcopy(self.compose(*words))
-        depends = {"train": config, "amounts": list(task.amounts), "steps": task.steps, "share": task.share}
+        steps = task.sieved_steps if generator == "sieved" else task.steps
+        depends = {"train": config, "amounts": list(task.amounts), "steps": steps, "share": task.share}
         return Case({"task": name, "generator": generator, "seed": seed}, depends)
+
+
+def _sieve(model: Model, train: Dataset, labels: Labelling) -> Judge:
+    """Returns a classifier that sees with the network's eyes, and was told the classes that the network was told."""
+    assert train.label is not None
+    return Judge(Perception(model.bundle), only(train, labelled(train.label, labels.share, labels.seed)))
 
 
 def _value(row: Row, kind: str) -> float:

@@ -164,6 +164,11 @@ class _Strict(yaml.SafeLoader):
 
     depth = 0
 
+    def fetch_flow_collection_start(self, TokenClass: type[yaml.Token]) -> None:
+        if self.flow_level > DEEPEST:  # the scanner, which runs ahead of the nodes, takes time of the depth squared
+            raise ValueError("it is nested too deeply")
+        super().fetch_flow_collection_start(TokenClass)
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise ValueError("it refers to its own parts")

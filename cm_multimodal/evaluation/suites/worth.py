@@ -228,7 +228,7 @@ class Worth(Suite):
 def _sieve(model: Model, train: Dataset, labels: Labelling) -> Judge:
     """Returns a classifier that sees with the network's eyes, and was told the classes that the network was told."""
     assert train.label is not None
-    return Judge(Perception(model.bundle), only(train, labelled(train.label, labels.share, labels.seed)))
+    return Judge(Perception(model.bundle, model.device), only(train, labelled(train.label, labels.share, labels.seed)))
 
 
 def _value(row: Row, kind: str) -> float:

@@ -21,7 +21,7 @@ from typing import Any
 from .. import signals
 from ..bundle import Bundle, Card, read_bundle, write_bundle
 from ..ema import Average, reconstruct
-from ..errors import DataError, Interrupted, UsageError
+from ..errors import DataError, UsageError
 from ..machine import choose_device, keep_memory
 from ..modality import Dataset
 from .callbacks import Averages, Keeper, Previewer, Recorder, Stopper
@@ -214,7 +214,7 @@ def _fit(
             "command goes on from it, with fewer train.workers= if you like."
         ) from error
     if stopper.number and module.seen < settings.samples:
-        raise Interrupted(f"Stopped; the state is saved at {module.seen:,} samples.", signals.CODES[stopper.number])
+        signals.grant(stopper.number, f"Stopped; the state is saved at {module.seen:,} samples.")
     if keeper.best and keeper.best.samples < module.seen:
         report(f"The held-out loss was lowest at {keeper.best.samples:,} samples: bundle={keeper.best.folder}")
 

@@ -5,6 +5,10 @@ import os
 import pytest
 import signal
 
+from cm_multimodal import signals
+from cm_multimodal.cli import main
+from cm_multimodal.errors import Interrupted
+from cm_multimodal.training.module import TrainingModule
 from functools import partial
 from harness import QUICK, assert_same_run, empty, live, start, state
 from pathlib import Path
@@ -91,6 +95,32 @@ def test_a_signal_ends_sampling(number: int) -> None:
         assert "Stopped." in life.text()
         assert "Traceback" not in life.text()
     assert not Path("drawn").exists()
+
+
+def test_a_wish_to_stop_is_granted_once() -> None:
+    """Who defers it hears of it until the state is saved; one that nobody granted stops what comes next, and that alone."""
+    with signals.deferred():
+        faults.send(signal.SIGTERM)
+        for _ in (1, 2):
+            with pytest.raises(Interrupted):
+                signals.check()
+    assert signals.received() == signal.SIGTERM
+    with pytest.raises(Interrupted):
+        signals.check()
+    signals.check()
+
+
+def test_the_same_program_goes_on_after_a_stopped_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a notebook: what was saved can be drawn from."""
+    step = TrainingModule.training_step
+
+    def stopped(self: TrainingModule, *arguments: object) -> None:
+        faults.send(signal.SIGINT)
+        step(self, *arguments)
+
+    monkeypatch.setattr(TrainingModule, "training_step", stopped)
+    assert main(["train", *QUICK, "name=run"]) == CODES[signal.SIGINT]
+    assert main(["sample", "run=runs/run", "n=2", "out=drawn"]) == 0
 
 
 def test_a_killed_data_worker_is_a_sentence() -> None:

@@ -18,10 +18,12 @@ __all__ = ["Worth"]
 import copy
 import dataclasses
 import functools
+import torch
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from matplotlib.figure import Figure
+from torch import Tensor
 from typing import Any
 
 from ...errors import UsageError
@@ -131,10 +133,17 @@ class Worth(Suite):
 
         sieve = _sieve(model, found.splits.train, labels) if case.key["generator"] == "sieved" else None
 
+        @functools.cache
+        def most(seed: int) -> tuple[Dataset, Tensor]:
+            samples = model.sample(max(task.amounts), case.config["steps"], seed)
+            kept = torch.ones(len(samples.raw), dtype=torch.bool)
+            return Dataset(samples.raw, samples.label), kept if sieve is None else sieve.names(
+                samples.raw
+            ) == samples.label
+
         def draw(seed: int, amount: int) -> Dataset:
-            samples = model.sample(amount, case.config["steps"], seed)
-            drawn = Dataset(samples.raw, samples.label)
-            return drawn if sieve is None else only(drawn, (sieve.names(drawn.raw) == samples.label).nonzero()[:, 0])
+            drawn, kept = most(seed)
+            return only(drawn, kept[:amount].nonzero()[:, 0])
 
         rows = list(self._trials(model, found.splits, draw, task, labels, seed))
         return {

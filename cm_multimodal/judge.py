@@ -36,10 +36,6 @@ class Judge:
             raise UsageError("A classifier needs samples of two classes at least, and these are of one.")
         self.see, self.fitted = see, machine().fit(see(train.raw), label)
 
-    def names(self, raw: Tensor) -> Tensor:
-        """Returns the class that it gives each sample, with shape (N,)."""
-        return torch.from_numpy(self.fitted.predict(self.see(raw)))
-
     def accuracy(self, part: Dataset) -> float:
         """Returns the share of samples whose class it names."""
         return float(self.fitted.score(self.see(part.raw), _labels(part)))

@@ -139,6 +139,7 @@ def test_the_suite_from_labels_to_table(cmm: Cmm, tmp_path: Path) -> None:
         "settings.tasks.fashion.experiment=image/smoke", "settings.tasks.fashion.amounts=[40]", "only=fashion",
         "settings.tasks.fashion.overrides=['train.samples=640','net.channels=8','train.threads=1']",
         "settings.tasks.fashion.only=[]", "settings.tasks.fashion.sieved=['train.samples=6400']",
+        "settings.tasks.fashion.share=0.1", "settings.tasks.fashion.confidence=0.2",
     )  # fmt: skip
     assert cmm("benchmark", *words) == 0
     rows = json.loads((tmp_path / "results/worth.json").read_text())["rows"]
@@ -152,7 +153,7 @@ def test_the_suite_from_labels_to_table(cmm: Cmm, tmp_path: Path) -> None:
     assert rows[0]["values"]["real, 0"] == rows[1]["values"]["real, 0"] > 0.3
     table = (tmp_path / "results/worth.md").read_text()
     gain = rows[1]["values"]["real + synthetic, 40"] - rows[1]["values"]["real, 0"]
-    assert "| `partly` | 1 % |" in table
+    assert "| `partly` | 10 % |" in table
     assert f"({gain:+.3f})" in table
     assert (tmp_path / "results/worth.png").stat().st_size > 1000
     before = (tmp_path / "results/worth.json").read_text()

@@ -272,6 +272,8 @@ def test_verify_of_what_is_half_done(bundle: Path, whole: Path, tmp_path: Path, 
         (("launcher=ray", "processes=2"), "its cluster decides"),
         (("confidence=1",), "confidence=1 is not possible"),
         (("confidence=0.5", "data={}"), "needs a judge"),
+        (("perception=true",), "name a probability too"),
+        (("perception=2",), "perception=2 is not possible"),
     ],
 )  # fmt: skip
 def test_mistakes_are_sentences(

@@ -81,6 +81,11 @@ def data_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**_group(config, "data"), **config["data"]}
 
 
+def labels_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns which classes a run was told; nothing of a bundle, which does not know."""
+    return _group(config, "labels")
+
+
 def _group(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     whole = read_config(folder_of(config)) if config["run"] is not None else {}
     group = whole.get(name, {})

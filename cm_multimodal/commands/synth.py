@@ -13,11 +13,13 @@ from ..synthesis.order import Order
 from ..synthesis.record import SetFolder
 from ..synthesis.share import find_share
 from ..values import fits
-from .evaluate import data_of
+from .evaluate import data_of, labels_of
 from .source import folder_of
 
 HOW = ("steps", "seed", "sampler", "solver", "gamma", "guidance", "interval", "grid", "path")
-SAME = ("n", "label", "seconds", "format", "kind", "shard", "chunk", "confidence", "report", "device", "threads")
+SAME = (
+    "n", "label", "seconds", "format", "kind", "shard", "chunk", "confidence", "perception", "report", "device", "threads",
+)  # fmt: skip
 
 
 def run(config: Mapping[str, Any]) -> None:
@@ -43,7 +45,8 @@ def _order(config: Mapping[str, Any]) -> Order:
     decoder = None if config["decoder"] is None else str(Path(str(config["decoder"])).expanduser())
     how = {key: config[key] for key in HOW}
     same = {key: config[key] for key in SAME}
-    return Order(str(folder_of(config)), how=how, decoder=decoder, data=data_of(config), **same)
+    source, data, labels = str(folder_of(config)), data_of(config), labels_of(config)
+    return Order(source, how=how, decoder=decoder, data=data, labels=labels, **same)
 
 
 def _sentence(folder: SetFolder) -> str:

@@ -152,7 +152,8 @@ def _alone(job: Job, folder: SetFolder, shards: Sequence[int], batch: int) -> It
             for start in job.starts(number):
                 signals.check()
                 samples = draw(job.model.bundle, flow_map, job.plan, start, job.model.device)
-                parts.append(writers.submit(_encode, job, samples, folder))
+                sure = None if job.sieve is None else job.sieve.confidence(samples.raw, samples.label)
+                parts.append(writers.submit(_encode, job, samples, sure, folder))
                 under_way.append(parts[-1])
                 _wait(under_way, batch)
             closing.append(writers.submit(_close, job, number, parts, folder))
@@ -180,16 +181,13 @@ class _Part:
     seen: Samples
 
 
-def _encode(job: Job, samples: Samples, folder: SetFolder) -> _Part:
+def _encode(job: Job, samples: Samples, sure: Tensor | None, folder: SetFolder) -> _Part:
     void = job.model.bundle.modality.void(samples.raw)
-    sure = torch.ones(len(samples.raw), dtype=torch.float64)
-    if job.sieve is not None:
-        sure = job.sieve.confidence(samples.raw, samples.label)
-    doubtful = ~void & (sure < job.sieve.least) if job.sieve is not None else torch.zeros_like(void)
+    doubtful = torch.zeros_like(void) if job.sieve is None or sure is None else ~void & (sure < job.sieve.least)
     left_out = {VOID: _numbers(samples, void), DOUBTFUL: _numbers(samples, doubtful)}
     kept = ~(void | doubtful)
     rest = samples.only(kept)
-    confidence = [round(value, 6) if job.sieve is not None else None for value in sure[kept].tolist()]
+    confidence = [None] * len(rest.raw) if sure is None else [round(value, 6) for value in sure[kept].tolist()]
     piece = job.form.encode(rest, folder.folder)
     wanted = audited(job.plan.n) if job.looks else torch.zeros(0, dtype=torch.int64)
     seen = rest.only(torch.isin(rest.sample_id, wanted))

@@ -23,18 +23,21 @@ from ..bundle import LIMITS, Bundle
 from ..errors import DataError, UsageError
 from ..evaluation.reference import Reference, reference
 from ..generation.labels import Wish
+from ..generation.perception import Perception
 from ..generation.sampling import Plan, check_alone, make_plan
+from ..generation.sieve import Sieve
+from ..labelling import Labelling
 from ..machine import set_threads
 from ..model import Model
 from ..training.saved import weights_checksum
+from ..training.settings import read_settings
 from ..training.world import find_world
 from ..values import fits
 from .formats import Format, make_format
-from .sieve import Sieve
 
 FORMAT = 1
 MOST = 100_000  # samples of a shard
-HERE = ("source", "decoder", "data")  # a checksum, or what was meant, stands for them
+HERE = ("source", "decoder", "data", "labels")  # a checksum, or what was meant, stands for them
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,11 @@ class Order:
         kind: Their suffix; the modality's usual one unless given.
         shard: Samples of a shard, which is written whole or not at all; rounded up to whole chunks.
         chunk: Samples that the network is asked for at once; the model's own number unless given.
-        confidence: Samples are left out to whose class the judge gives less than this probability.
+        confidence: Samples are left out to whose class a classifier gives less than this probability.
+        perception: Whether that classifier sees what the generator's own network does, not what a judge sees of samples.
         report: Whether the set is looked through for copies of training samples.
         data: The settings of the data set that the model was trained on; empty where it is not at hand.
+        labels: Which of its classes the model was told, as in `cmm train`: the classifier is told no others.
         device: Where it is computed.
         threads: The CPU threads of each process; one unless given.
     """
@@ -70,8 +75,10 @@ class Order:
     shard: int = 512
     chunk: int | None = None
     confidence: float | None = None
+    perception: bool = False
     report: bool = True
     data: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, Any] = field(default_factory=dict)
     device: str = "auto"
     threads: int | None = None
 
@@ -95,8 +102,9 @@ class Order:
             value = getattr(self, name)
             if value is not None and not (fits(value, int) and 1 <= value <= MOST):
                 raise UsageError(f"{name}={value} is not possible; it is a whole number from 1 to {MOST:,}.")
-        if type(self.report) is not bool:
-            raise UsageError(f"report={self.report} is not possible; it is true or false.")
+        for name in ("report", "perception"):
+            if type(getattr(self, name)) is not bool:
+                raise UsageError(f"{name}={getattr(self, name)} is not possible; it is true or false.")
         set_threads(self.threads or 1)
         original = Model.load(self.source, self.device)
         check_alone(original.bundle)
@@ -132,6 +140,8 @@ class Order:
         return self.n
 
     def _check_confidence(self) -> None:
+        if self.confidence is None and self.perception:
+            raise UsageError("perception=true says what the classifier of confidence= sees; name a probability too.")
         if self.confidence is None:
             return
         if not (fits(self.confidence, float) and 0 < self.confidence < 1):
@@ -174,7 +184,12 @@ class Job:
     @cached_property
     def sieve(self) -> Sieve | None:
         """What leaves samples out, if anything does."""
-        return None if self.order.confidence is None else Sieve(self.ground, self.order.confidence)
+        order = self.order
+        if order.confidence is None:
+            return None
+        see = Perception(self.original, self.model.device) if order.perception else self.ground.modality.vectors
+        labels = read_settings(Labelling, order.labels, "labels")
+        return Sieve(see, self.ground.splits.train, labels, order.confidence)
 
     def read_ahead(self) -> None:
         """Reads the real data if they will be needed, so that nothing is drawn in vain.

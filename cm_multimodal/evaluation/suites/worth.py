@@ -4,8 +4,9 @@ For every task, a data set and the share of its labels that are known, up to fou
 
     labelled   it saw the labelled part alone
     partly     it saw the rest too, without its classes
-    sieved     so did this one, of a training that is chosen for it, and of what it drew some is left out: samples that its
-               own network, by the labelled part, gives another class than the one they were drawn for
+    sieved     so did this one, of a training that is chosen for it, and of what it drew some is left out: samples whose
+               class, to what its own network sees and by the labelled part, is not likely (`cmm synth confidence=0.5
+               perception=true` does the same to a data set)
     whole      it knew all labels (with the first seed alone)
 
 A small classifier is trained on the real samples alone that a generator was told the classes of, with its samples added, and
@@ -23,19 +24,18 @@ import torch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from matplotlib.figure import Figure
-from torch import Tensor
 from typing import Any
 
 from ...errors import UsageError
 from ...generation.perception import Perception
-from ...judge import Judge
-from ...labelling import Labelling, labelled, only
-from ...modality import Dataset, Splits, find_modality
+from ...generation.sieve import Sieve
+from ...labelling import Labelling, only
+from ...modality import Dataset, find_modality
 from ...model import Model
 from ...training.run import train
 from ...training.settings import read_settings
 from ..benchmark import Case, Compose, Row, Suite
-from ..downstream import BOTH, REAL, SYNTHETIC, Trial, apart, check_source, trials
+from ..downstream import BOTH, REAL, SYNTHETIC, apart, check_source, trials
 from ..tables import grouped, markdown, mean_and_spread, spread_of
 
 GENERATORS = ("labelled", "partly", "sieved", "whole")
@@ -54,6 +54,7 @@ class Task:
         only: Options of the generator that saw the labelled part alone, which may need fewer samples.
         sieved: Options of the generator whose samples are sieved; without any there is none.
         sieved_steps: The network calls of its samples.
+        confidence: The least probability of their class.
     """
 
     experiment: str
@@ -64,11 +65,14 @@ class Task:
     only: tuple[str, ...] = ()
     sieved: tuple[str, ...] = ()
     sieved_steps: int = 10
+    confidence: float = 0.5
 
     def __post_init__(self) -> None:
         steps = min(self.steps, self.sieved_steps)
         if not (0 < self.share < 1 and self.amounts and min(self.amounts) >= 1 and steps >= 1):
             raise UsageError("settings.tasks: share lies between 0 and 1, amounts and steps are whole numbers from 1.")
+        if not 0 < self.confidence < 1:
+            raise UsageError("settings.tasks: confidence lies between 0 and 1.")
 
 
 @dataclass(frozen=True)
@@ -131,32 +135,22 @@ class Worth(Suite):
         found = apart(find_modality(config["modality"]).dataset(config["data"]))
         check_source(folder, found.splits.train, labels)
 
-        sieve = _sieve(model, found.splits.train, labels) if case.key["generator"] == "sieved" else None
+        samples = model.sample(max(task.amounts), case.config["steps"], seed)
+        drawn, kept = Dataset(samples.raw, samples.label), torch.ones(len(samples.raw), dtype=torch.bool)
+        if case.key["generator"] == "sieved":
+            see = Perception(model.bundle, model.device)
+            kept = Sieve(see, found.splits.train, labels, case.config["confidence"]).kept(samples.raw, samples.label)
 
-        @functools.cache
-        def most(seed: int) -> tuple[Dataset, Tensor]:
-            samples = model.sample(max(task.amounts), case.config["steps"], seed)
-            kept = torch.ones(len(samples.raw), dtype=torch.bool)
-            return Dataset(samples.raw, samples.label), kept if sieve is None else sieve.names(
-                samples.raw
-            ) == samples.label
-
-        def draw(seed: int, amount: int) -> Dataset:
-            drawn, kept = most(seed)
+        def draw(_: int, amount: int) -> Dataset:
             return only(drawn, kept[:amount].nonzero()[:, 0])
 
-        rows = list(self._trials(model, found.splits, draw, task, labels, seed))
+        share = 1.0 if labels.share == 1 else task.share
+        rows = list(trials(model.bundle.modality, found.splits, draw, [share], task.amounts, [seed], labels))
         return {
             "samples": model.bundle.card.samples_seen, "shared": found.shared, "test": len(found.splits.test),
             "trials": [dataclasses.asdict(row) for row in rows],
             **{f"{row.trained_on}, {row.drawn}": row.accuracy for row in rows},
         }  # fmt: skip
-
-    def _trials(
-        self, model: Model, splits: Splits, draw: Any, task: Task, labels: Labelling, seed: int
-    ) -> Sequence[Trial]:
-        share = 1.0 if labels.share == 1 else task.share
-        return list(trials(model.bundle.modality, splits, draw, [share], task.amounts, [seed], labels))
 
     def protocol(self) -> dict[str, Any]:
         return dataclasses.asdict(self.settings)
@@ -216,7 +210,7 @@ class Worth(Suite):
         trials = [trial for row in rows if row.key["generator"] == "sieved" for trial in row.values["trials"]]
         kept, drawn = (sum(trial[name] for trial in trials) for name in ("synthetic", "drawn"))
         share = f": {kept / drawn:.0%} are left" if drawn else ""
-        return f" too, but what it drew as one class and its own network sees as another is left out{share}"
+        return f" too, but what is likely of another class, as its own network sees it, is left out{share}"
 
     @staticmethod
     def _share(task: Task, generator: str) -> str:
@@ -231,13 +225,8 @@ class Worth(Suite):
         config = copy.deepcopy(self.compose(*words))
         steps = task.sieved_steps if generator == "sieved" else task.steps
         depends = {"train": config, "amounts": list(task.amounts), "steps": steps, "share": task.share}
+        depends |= {"confidence": task.confidence} if generator == "sieved" else {}
         return Case({"task": name, "generator": generator, "seed": seed}, depends)
-
-
-def _sieve(model: Model, train: Dataset, labels: Labelling) -> Judge:
-    """Returns a classifier that sees with the network's eyes, and was told the classes that the network was told."""
-    assert train.label is not None
-    return Judge(Perception(model.bundle, model.device), only(train, labelled(train.label, labels.share, labels.seed)))
 
 
 def _value(row: Row, kind: str) -> float:

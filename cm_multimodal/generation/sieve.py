@@ -1,0 +1,85 @@
+r"""A sieve: samples are left out whose own class a classifier does not find likely.
+
+The classifier is the judge's kind, a support-vector classifier fitted to real samples of known classes; its probabilities
+are calibrated by five-fold cross-validation (Platt's sigmoid). It sees what a modality's own judge sees of samples, or,
+where few classes are known, what the generator's own network does (`perception`). A sieved set is easier than the real
+one, and less diverse.
+
+References:
+    | Probabilistic outputs for support vector machines (Platt, 1999)
+"""
+
+__all__ = ["Sieve"]
+
+import hashlib
+import numpy as np
+import torch
+
+from collections.abc import Callable
+from functools import cached_property
+from sklearn.calibration import CalibratedClassifierCV
+from torch import Tensor
+
+from ..errors import UsageError
+from ..judge import machine
+from ..labelling import Labelling, labelled, only
+from ..modality import Dataset
+
+FOLDS = 5
+
+
+class Sieve:
+    """Finds samples whose class is in doubt.
+
+    Arguments:
+        see: Maps raw samples to vectors, with shape (N, D).
+        train: The real training split.
+        labels: Which of its classes are known.
+        least: The least probability of a sample's own class.
+
+    Raises:
+        UsageError: The data have no classes, or too few samples of one are known.
+    """
+
+    def __init__(self, see: Callable[[Tensor], np.ndarray], train: Dataset, labels: Labelling, least: float) -> None:
+        if train.label is None:
+            raise UsageError(f"confidence={least} needs classes, and these samples have none.")
+        self.see, self.least = see, least
+        self.known = only(train, labelled(train.label, labels.share, labels.seed))
+        counts = self._names.unique(return_counts=True)[1]
+        if len(counts) < 2 or int(counts.min()) < FOLDS:
+            raise UsageError(
+                f"confidence={least} needs two classes at least, of {FOLDS} training samples each whose class is known."
+            )
+
+    @cached_property
+    def fitted(self) -> CalibratedClassifierCV:
+        """The classifier."""
+        classifier = CalibratedClassifierCV(machine(), cv=FOLDS, ensemble=False)
+        return classifier.fit(self.see(self.known.raw), self._names.numpy())
+
+    def confidence(self, raw: Tensor, label: Tensor) -> Tensor:
+        """Returns the probability of the own class of each of some samples, with shape (N,)."""
+        if not len(raw):
+            return torch.zeros(0, dtype=torch.float64)
+        found = self.fitted.predict_proba(self.see(raw))
+        column = {value: index for index, value in enumerate(self.fitted.classes_.tolist())}
+        rows = [
+            row[column[value]] if value in column else 0.0 for row, value in zip(found, label.tolist(), strict=True)
+        ]
+        return torch.tensor(rows, dtype=torch.float64)
+
+    def kept(self, raw: Tensor, label: Tensor) -> Tensor:
+        """Returns which samples stay, with shape (N,)."""
+        return self.confidence(raw, label) >= self.least
+
+    @cached_property
+    def digest(self) -> str:
+        """A checksum of what it says of the first samples that it was fitted to, to four decimals."""
+        found = self.fitted.predict_proba(self.see(self.known.raw[:64]))
+        return hashlib.sha256(np.float32(np.round(found, 4)).tobytes()).hexdigest()[:12]
+
+    @property
+    def _names(self) -> Tensor:
+        assert self.known.label is not None
+        return self.known.label

@@ -31,7 +31,6 @@ def listening() -> contextlib.AbstractContextManager[None]:
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
     """Notes signals instead of obeying them, as long as the context lasts."""
-    _noted.clear()
     _deferring.append(None)
     try:
         with _handled_by(lambda number, frame: _noted.append(number)):

@@ -136,7 +136,7 @@ def test_the_suite_from_labels_to_table(cmm: Cmm, tmp_path: Path) -> None:
     """Three generators, without the rest, with it and sieved, are trained and judged; a second call finds all of it done."""
     words = (
         "suite=worth", "out=results", "threads=1", "settings.seeds=[0]", "settings.generators=[labelled,partly,sieved]",
-        "settings.tasks.fashion.experiment=image/smoke", "settings.tasks.fashion.amounts=[40]", "only=fashion",
+        "settings.tasks.fashion.experiment=image/smoke", "settings.tasks.fashion.amounts=[20,40]", "only=fashion",
         "settings.tasks.fashion.overrides=['train.samples=640','net.channels=8','train.threads=1']",
         "settings.tasks.fashion.only=[]", "settings.tasks.fashion.sieved=['train.samples=6400']",
         "settings.tasks.fashion.share=0.1", "settings.tasks.fashion.confidence=0.2",
@@ -146,15 +146,18 @@ def test_the_suite_from_labels_to_table(cmm: Cmm, tmp_path: Path) -> None:
     assert [row["key"]["generator"] for row in rows] == ["labelled", "partly", "sieved"]
     found = [Trial(**trial) for trial in rows[0]["values"]["trials"]]
     assert {row.trained_on for row in found} == {REAL, BOTH, SYNTHETIC}
-    assert {row.synthetic for row in found} == {0, 40}
-    kept = {trial["synthetic"] for trial in rows[2]["values"]["trials"] if trial["drawn"]}
-    assert len(kept) == 1
-    assert 0 < kept.pop() < 40
+    assert {row.synthetic for row in found} == {0, 20, 40}
+    kept = {trial["drawn"]: trial["synthetic"] for trial in rows[2]["values"]["trials"]}
+    assert 0 < kept[20] <= kept[40] < 40
+    assert kept[20] <= 20
     assert rows[0]["values"]["real, 0"] == rows[1]["values"]["real, 0"] > 0.3
     table = (tmp_path / "results/worth.md").read_text()
     gain = rows[1]["values"]["real + synthetic, 40"] - rows[1]["values"]["real, 0"]
     assert "| `partly` | 10 % |" in table
     assert f"({gain:+.3f})" in table
+    assert "| `sieved` | 10 % | 6,400 | 10 |" in table
+    unsieved = rows[2]["values"]["unsieved"] - rows[2]["values"]["real, 0"]
+    assert f"nothing left out, adds {unsieved:+.3f}" in table
     assert (tmp_path / "results/worth.png").stat().st_size > 1000
     before = (tmp_path / "results/worth.json").read_text()
     assert cmm("benchmark", *words) == 0

@@ -1,21 +1,19 @@
 r"""What a network sees of samples, and a sieve that looks with its eyes."""
 
-import json
 import numpy as np
 import pytest
+import shutil
 import torch
 
 from cm_multimodal.bundle import Bundle, Card, empty_map
 from cm_multimodal.derivatives import perturbed
 from cm_multimodal.errors import UsageError
 from cm_multimodal.generation.perception import Perception, coarse
-from cm_multimodal.generation.sieve import Sieve
+from cm_multimodal.generation.sieve import Sieve, told
 from cm_multimodal.judge import Judge
 from cm_multimodal.labelling import Labelling, labelled, only
 from cm_multimodal.modality import TensorSpec
-from cm_multimodal.synthesis.order import Order
 from collections.abc import Callable
-from dataclasses import replace
 from modalities.image.adapter import ImageModality
 from own_files import tree
 from pathlib import Path
@@ -65,19 +63,20 @@ def test_a_sieve_is_told_no_more_classes_than_the_generator() -> None:
     """By a tenth of the classes it keeps what is named right, and hardly anything of another class; fewer are a sentence."""
     train, test, labels = DIGITS.train, DIGITS.test, Labelling(share=0.1, seed=1)
     assert test.label is not None
-    see = Perception(bundle("diagonal"))
-    sieve = Sieve(see, train, labels, 0.5)
-    sure, kept = sieve.confidence(test.raw, test.label), sieve.kept(test.raw, test.label)
+    sieve = Sieve(Perception(bundle("diagonal")), told(train, labels, 0.5), 0.5)
+    seen = sieve.see(test.raw)
+    own, next_to = (sieve.confidence(seen, label) for label in (test.label, (test.label + 1) % 10))
     assert len(sieve.known) < 0.11 * len(train)
-    assert torch.equal(kept, sure >= 0.5)
-    right = Judge(see, sieve.known).accuracy(test)
-    assert abs(float(kept.double().mean()) - right) < 0.2
-    assert float(sieve.kept(test.raw, (test.label + 1) % 10).double().mean()) < 0.1
+    assert abs(float((own >= 0.5).double().mean()) - Judge(sieve.see, sieve.known).accuracy(test)) < 0.2
+    assert float((next_to >= 0.5).double().mean()) < 0.1
+    assert told(train, Labelling(), 0.5) is train
     with pytest.raises(UsageError, match="5 training samples each whose class is known"):
-        Sieve(see, train, Labelling(share=0.01), 0.5)
+        told(train, Labelling(share=0.01), 0.5)
 
 
-def test_a_run_sees_what_it_draws_by_the_classes_it_was_told(cmm: Cmm, tmp_path: Path) -> None:
+def test_a_run_sees_what_it_draws_by_the_classes_it_was_told(
+    cmm: Cmm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The classifier looks through the run's own network, knows no other classes, and any batch leaves the same bytes."""
     few = ("labels.share=0.1", "labels.seed=1", "net.channels=8", "train.samples=640", "train.threads=1")
     assert cmm("train", "experiment=image/smoke", *few, "name=few") == 0
@@ -85,15 +84,21 @@ def test_a_run_sees_what_it_draws_by_the_classes_it_was_told(cmm: Cmm, tmp_path:
     for out, more in {"eyes": "batch=1", "again": "processes=2"}.items():
         assert cmm("synth", *words, f"out={out}", "perception=true", more) == 0
     assert tree(tmp_path / "eyes") == tree(tmp_path / "again")
-    assert "sees what the generator's own network does" in (tmp_path / "eyes/README.md").read_text()
-    assert cmm("synth", *words, "out=pixels") == 0
-    plans = [json.loads((tmp_path / out / "plan.json").read_text()) for out in ("eyes", "pixels")]
-    assert plans[0]["judge"] != plans[1]["judge"]
-    order = Order("runs/few", n=4, confidence=0.2, data={"name": "digits"}, labels={"share": 0.1, "seed": 1})
-    for told, number in ((order, 145), (replace(order, labels={}), len(DIGITS.train))):
-        sieve = told.open().sieve
-        assert sieve is not None
-        assert len(sieve.known) == number
+    assert "support vectors on the generator's own state, told 145 of 1," in (tmp_path / "eyes/README.md").read_text()
+    shutil.copytree("runs/few/bundle", "bundle")
+    of_bundle = ("bundle=bundle", "data.name=digits", *words[1:], "perception=true")
+    assert cmm("synth", *of_bundle, "labels.share=0.1", "labels.seed=1", "out=eyes") == 0
+    assert cmm("synth", *of_bundle, "out=eyes") == 2
+    assert "told 145 of 1," in (said := capsys.readouterr().err)
+    assert f"told {len(DIGITS.train):,} of {len(DIGITS.train):,}" in said
+
+
+def test_a_set_of_another_network_is_a_sentence(cmm: Cmm, capsys: pytest.CaptureFixture[str]) -> None:
+    """Texts have no grid to look at, and nothing is left of the attempt."""
+    assert cmm("train", "experiment=text/smoke", "train.samples=64", "train.threads=1", "name=text") == 0
+    assert cmm("synth", "run=runs/text", "n=4", "confidence=0.2", "perception=true", "out=set") == 2
+    assert "leave perception= out" in capsys.readouterr().err
+    assert not Path("set").exists()
 
 
 def test_another_network_is_refused() -> None:

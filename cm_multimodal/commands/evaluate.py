@@ -1,6 +1,6 @@
 r"""cmm evaluate: scores a run or a bundle against its test set."""
 
-__all__ = ["data_of", "ground_of", "run"]
+__all__ = ["data_of", "ground_of", "labels_of", "run"]
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,8 +82,9 @@ def data_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def labels_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns which classes a run was told; nothing of a bundle, which does not know."""
-    return _group(config, "labels")
+    """Returns which classes a run was told, in the place of which others may be said, as of a bundle."""
+    given = {key: value for key, value in config["labels"].items() if value is not None}
+    return {**_group(config, "labels"), **given}
 
 
 def _group(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

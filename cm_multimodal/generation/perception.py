@@ -46,7 +46,9 @@ class Perception:
 
     def __post_init__(self) -> None:
         if self._unet() is None:
-            raise UsageError("What a network sees of samples can be asked of U-Nets alone, and this one is none.")
+            raise UsageError(
+                "What a network sees of samples can be asked of U-Nets alone, and this one is none: leave perception= out."
+            )
 
     @torch.no_grad()
     def __call__(self, raw: Tensor) -> np.ndarray:

@@ -9,9 +9,8 @@ References:
     | Probabilistic outputs for support vector machines (Platt, 1999)
 """
 
-__all__ = ["Sieve"]
+__all__ = ["Sieve", "told"]
 
-import hashlib
 import numpy as np
 import torch
 
@@ -28,11 +27,10 @@ from ..modality import Dataset
 FOLDS = 5
 
 
-class Sieve:
-    """Finds samples whose class is in doubt.
+def told(train: Dataset, labels: Labelling, least: float) -> Dataset:
+    """Returns the real samples that a sieve is told the classes of.
 
     Arguments:
-        see: Maps raw samples to vectors, with shape (N, D).
         train: The real training split.
         labels: Which of its classes are known.
         least: The least probability of a sample's own class.
@@ -40,46 +38,53 @@ class Sieve:
     Raises:
         UsageError: The data have no classes, or too few samples of one are known.
     """
+    if train.label is None:
+        raise UsageError(f"confidence={least} needs classes, and these samples have none.")
+    known = train if labels.share == 1 else only(train, labelled(train.label, labels.share, labels.seed))
+    counts = _names(known).unique(return_counts=True)[1]
+    if len(counts) < 2 or int(counts.min()) < FOLDS:
+        raise UsageError(
+            f"confidence={least} needs two classes at least, of {FOLDS} training samples each whose class is known: a "
+            "larger share of the labels has more."
+        )
+    return known
 
-    def __init__(self, see: Callable[[Tensor], np.ndarray], train: Dataset, labels: Labelling, least: float) -> None:
-        if train.label is None:
-            raise UsageError(f"confidence={least} needs classes, and these samples have none.")
-        self.see, self.least = see, least
-        self.known = only(train, labelled(train.label, labels.share, labels.seed))
-        counts = self._names.unique(return_counts=True)[1]
-        if len(counts) < 2 or int(counts.min()) < FOLDS:
-            raise UsageError(
-                f"confidence={least} needs two classes at least, of {FOLDS} training samples each whose class is known."
-            )
+
+class Sieve:
+    """Finds samples whose class is in doubt.
+
+    Arguments:
+        see: Maps raw samples to vectors, with shape (N, D).
+        known: Real samples of known classes (`told`).
+        least: The least probability of a sample's own class.
+    """
+
+    def __init__(self, see: Callable[[Tensor], np.ndarray], known: Dataset, least: float) -> None:
+        self.see, self.known, self.least = see, known, least
 
     @cached_property
     def fitted(self) -> CalibratedClassifierCV:
         """The classifier."""
         classifier = CalibratedClassifierCV(machine(), cv=FOLDS, ensemble=False)
-        return classifier.fit(self.see(self.known.raw), self._names.numpy())
+        return classifier.fit(self.see(self.known.raw), _names(self.known).numpy())
 
-    def confidence(self, raw: Tensor, label: Tensor) -> Tensor:
-        """Returns the probability of the own class of each of some samples, with shape (N,)."""
-        if not len(raw):
+    def confidence(self, seen: np.ndarray, label: Tensor) -> Tensor:
+        """Returns the probability of the own class of each of some samples, with shape (N,).
+
+        Arguments:
+            seen: What `see` sees of them, with shape (N, D).
+            label: Their classes, with shape (N,).
+        """
+        if not len(seen):
             return torch.zeros(0, dtype=torch.float64)
-        found = self.fitted.predict_proba(self.see(raw))
+        found = self.fitted.predict_proba(seen)
         column = {value: index for index, value in enumerate(self.fitted.classes_.tolist())}
         rows = [
             row[column[value]] if value in column else 0.0 for row, value in zip(found, label.tolist(), strict=True)
         ]
         return torch.tensor(rows, dtype=torch.float64)
 
-    def kept(self, raw: Tensor, label: Tensor) -> Tensor:
-        """Returns which samples stay, with shape (N,)."""
-        return self.confidence(raw, label) >= self.least
 
-    @cached_property
-    def digest(self) -> str:
-        """A checksum of what it says of the first samples that it was fitted to, to four decimals."""
-        found = self.fitted.predict_proba(self.see(self.known.raw[:64]))
-        return hashlib.sha256(np.float32(np.round(found, 4)).tobytes()).hexdigest()[:12]
-
-    @property
-    def _names(self) -> Tensor:
-        assert self.known.label is not None
-        return self.known.label
+def _names(part: Dataset) -> Tensor:
+    assert part.label is not None
+    return part.label

@@ -71,11 +71,10 @@ def _left_out(record: Mapping[str, Any]) -> str:
     counts, confidence = record["left_out"], record["plan"]["confidence"]
     parts = []
     if confidence is not None:
-        eyes = " that sees what the generator's own network does" if record["plan"]["perception"] else ""
         parts.append(
             f"Sieved: of {record['drawn']:,} samples drawn, {counts.get('doubtful', 0):,} are left out, to whose class a "
-            f"classifier{eyes} gives a probability below {confidence}, fitted to the training samples whose class the "
-            "generator was told. What is left is easier than real data, and less diverse."
+            f"classifier gives a probability below {confidence}: {record['plan']['judge']}. What is left is easier than "
+            "real data, and less diverse."
         )
     if counts.get("empty"):
         parts.append(f"{counts['empty']:,} samples held nothing, and are left out.")

@@ -11,6 +11,7 @@ __all__ = ["Progress", "synthesize"]
 import concurrent.futures
 import contextlib
 import functools
+import numpy as np
 import os
 import time
 import torch
@@ -144,6 +145,8 @@ def _one(number: int, order: str, folder: Path, batch: int, here: Path) -> int:
 def _alone(job: Job, folder: SetFolder, shards: Sequence[int], batch: int) -> Iterator[int]:
     """Makes shards, one after the other; yields their numbers as they are finished."""
     flow_map = map_of(job.model.bundle, job.plan, job.model.device)
+    if job.sieve is not None:
+        _ = job.sieve.fitted  # the network is asked by this thread alone
     closing: deque[Future[int]] = deque()
     with ThreadPoolExecutor(min(batch, WRITERS)) as writers:
         for number in shards:
@@ -152,8 +155,8 @@ def _alone(job: Job, folder: SetFolder, shards: Sequence[int], batch: int) -> It
             for start in job.starts(number):
                 signals.check()
                 samples = draw(job.model.bundle, flow_map, job.plan, start, job.model.device)
-                sure = None if job.sieve is None else job.sieve.confidence(samples.raw, samples.label)
-                parts.append(writers.submit(_encode, job, samples, sure, folder))
+                looked = None if job.sieve is None else job.sieve.see(samples.raw)
+                parts.append(writers.submit(_encode, job, samples, looked, folder))
                 under_way.append(parts[-1])
                 _wait(under_way, batch)
             closing.append(writers.submit(_close, job, number, parts, folder))
@@ -181,13 +184,16 @@ class _Part:
     seen: Samples
 
 
-def _encode(job: Job, samples: Samples, sure: Tensor | None, folder: SetFolder) -> _Part:
+def _encode(job: Job, samples: Samples, looked: np.ndarray | None, folder: SetFolder) -> _Part:
     void = job.model.bundle.modality.void(samples.raw)
-    doubtful = torch.zeros_like(void) if job.sieve is None or sure is None else ~void & (sure < job.sieve.least)
+    doubtful, sure = torch.zeros_like(void), None
+    if job.sieve is not None and looked is not None:
+        sure = job.sieve.confidence(looked, samples.label)
+        doubtful = ~void & (sure < job.sieve.least)
     left_out = {VOID: _numbers(samples, void), DOUBTFUL: _numbers(samples, doubtful)}
     kept = ~(void | doubtful)
     rest = samples.only(kept)
-    confidence = [None] * len(rest.raw) if sure is None else [round(value, 6) for value in sure[kept].tolist()]
+    confidence = [None] * len(rest.raw) if sure is None else [round(value, 4) for value in sure[kept].tolist()]
     piece = job.form.encode(rest, folder.folder)
     wanted = audited(job.plan.n) if job.looks else torch.zeros(0, dtype=torch.int64)
     seen = rest.only(torch.isin(rest.sample_id, wanted))

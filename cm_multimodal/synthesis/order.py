@@ -25,10 +25,11 @@ from ..evaluation.reference import Reference, reference
 from ..generation.labels import Wish
 from ..generation.perception import Perception
 from ..generation.sampling import Plan, check_alone, make_plan
-from ..generation.sieve import Sieve
+from ..generation.sieve import Sieve, told
 from ..labelling import Labelling
 from ..machine import set_threads
 from ..model import Model
+from ..training.data import fingerprint
 from ..training.saved import weights_checksum
 from ..training.settings import read_settings
 from ..training.world import find_world
@@ -37,7 +38,7 @@ from .formats import Format, make_format
 
 FORMAT = 1
 MOST = 100_000  # samples of a shard
-HERE = ("source", "decoder", "data", "labels")  # a checksum, or what was meant, stands for them
+HERE = ("source", "decoder", "data", "labels", "perception")  # a checksum, or what was meant, stands for them
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Order:
             raise UsageError(f"confidence={self.confidence} is not possible; it is a probability between 0 and 1.")
         if not self.data or self.seconds is not None:
             raise UsageError(
-                f"confidence={self.confidence} needs a judge, which is fitted to the training data: name them "
+                f"confidence={self.confidence} needs a classifier, which is fitted to the training data: name them "
                 "(data.name=...), or the run itself instead of its bundle; and leave seconds= out."
             )
 
@@ -188,8 +189,19 @@ class Job:
         if order.confidence is None:
             return None
         see = Perception(self.original, self.model.device) if order.perception else self.ground.modality.vectors
-        labels = read_settings(Labelling, order.labels, "labels")
-        return Sieve(see, self.ground.splits.train, labels, order.confidence)
+        known = told(self.ground.splits.train, read_settings(Labelling, order.labels, "labels"), order.confidence)
+        return Sieve(see, known, order.confidence)
+
+    @property
+    def judge(self) -> str | None:
+        """What the classifier depends on beside the weights, in words."""
+        if self.sieve is None:
+            return None
+        known, eyes = self.sieve.known, "the generator's own state" if self.order.perception else "samples"
+        return (
+            f"support vectors on {eyes}, told {len(known):,} of {len(self.ground.splits.train):,} classes "
+            f"(checksum {fingerprint(known)[:12]}, scikit-learn {version('scikit-learn')})"
+        )
 
     def read_ahead(self) -> None:
         """Reads the real data if they will be needed, so that nothing is drawn in vain.
@@ -231,7 +243,7 @@ class Job:
             "grid": self.plan.grid,
             "model": checksum(self.model),
             "decoder": None if order.decoder is None else checksum(Model.load(order.decoder)),
-            "judge": None if self.sieve is None else self.sieve.digest,
+            "judge": self.judge,
             "data": {key: value for key, value in order.data.items() if value is not None and key != "root"},
             "device": self.model.device.type,
             "threads": order.threads or 1,

@@ -8,6 +8,7 @@ import soundfile
 import torch
 import zipfile
 
+from cm_multimodal import signals
 from cm_multimodal.errors import DataError, Interrupted, UsageError
 from cm_multimodal.modality import Splits
 from collections.abc import Callable
@@ -115,6 +116,7 @@ def test_a_wish_to_stop_is_no_broken_file(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(recordings, "cut_clips", stopped)
     with pytest.raises(Interrupted):
         read(tmp_path, test_fraction=0.0)
+    assert not signals.received()
 
 
 def test_a_wav_that_is_cut_short_counts_as_far_as_it_goes(tmp_path: Path) -> None:

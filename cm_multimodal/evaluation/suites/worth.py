@@ -21,14 +21,15 @@ import dataclasses
 import functools
 import torch
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from matplotlib.figure import Figure
 from typing import Any
 
 from ...errors import UsageError
 from ...generation.perception import Perception
-from ...generation.sieve import Sieve
+from ...generation.sampling import Samples
+from ...generation.sieve import Sieve, told
 from ...labelling import Labelling, only
 from ...modality import Dataset, find_modality
 from ...model import Model
@@ -130,27 +131,29 @@ class Worth(Suite):
     def measure(self, case: Case) -> dict[str, Any]:
         config, task = case.config["train"], self.tasks[case.key["task"]]
         folder, seed = case.run(self.settings.runs), case.key["seed"]
-        train(config, folder, lambda line: None)
-        model, labels = Model.load(folder), read_settings(Labelling, config["labels"], "labels")
         found = apart(find_modality(config["modality"]).dataset(config["data"]))
+        labels = read_settings(Labelling, config["labels"], "labels")
+        known = told(found.splits.train, labels, task.confidence) if case.key["generator"] == "sieved" else None
+        train(config, folder, lambda line: None)
         check_source(folder, found.splits.train, labels)
+        model = Model.load(folder)
 
-        samples = model.sample(max(task.amounts), case.config["steps"], seed)
-        drawn, kept = Dataset(samples.raw, samples.label), torch.ones(len(samples.raw), dtype=torch.bool)
-        if case.key["generator"] == "sieved":
-            see = Perception(model.bundle, model.device)
-            kept = Sieve(see, found.splits.train, labels, case.config["confidence"]).kept(samples.raw, samples.label)
-
-        def draw(_: int, amount: int) -> Dataset:
-            return only(drawn, kept[:amount].nonzero()[:, 0])
-
-        share = 1.0 if labels.share == 1 else task.share
-        rows = list(trials(model.bundle.modality, found.splits, draw, [share], task.amounts, [seed], labels))
-        return {
-            "samples": model.bundle.card.samples_seen, "shared": found.shared, "test": len(found.splits.test),
-            "trials": [dataclasses.asdict(row) for row in rows],
-            **{f"{row.trained_on}, {row.drawn}": row.accuracy for row in rows},
-        }  # fmt: skip
+        drawn = model.sample(max(task.amounts), case.config["steps"], seed)
+        judged = functools.partial(
+            trials, model.bundle.modality, found.splits, shares=[labels.share], seeds=[seed], labels=labels
+        )
+        rows = list(judged(_first(drawn), amounts=task.amounts if known is None else [max(task.amounts)]))
+        values: dict[str, Any] = {
+            "samples": model.bundle.card.samples_seen,
+            "shared": found.shared,
+            "test": len(found.splits.test),
+        }
+        if known is not None:
+            sieve = Sieve(Perception(model.bundle, model.device), known, task.confidence)
+            values["unsieved"] = rows[-1].accuracy
+            rows = list(judged(_first(drawn, sieve), amounts=task.amounts))
+        named = {f"{row.trained_on}, {row.drawn}": row.accuracy for row in rows}
+        return {**values, "trials": [dataclasses.asdict(row) for row in rows], **named}
 
     def protocol(self) -> dict[str, Any]:
         return dataclasses.asdict(self.settings)
@@ -163,10 +166,10 @@ class Worth(Suite):
                 continue
             kinds = [REAL, *(f"{BOTH}, {n}" for n in known.amounts), *(f"{SYNTHETIC}, {n}" for n in known.amounts)]
             body = [
-                [f"`{generator}`", self._share(known, generator), *(_cell(each, kind) for kind in kinds)]
+                [f"`{generator}`", self._share(known, generator), *_made(each), *(_cell(each, kind) for kind in kinds)]
                 for (generator,), each in grouped(group, "generator").items()
             ]
-            head = ["generator", "labels", *kinds]
+            head = ["generator", "labels", "training", "calls", *kinds]
             parts += [
                 f"**{task}** (`{known.experiment}`, {group[0].values['test']:,} test samples)",
                 "",
@@ -201,16 +204,23 @@ class Worth(Suite):
             f"with the number of generated samples; seeds {list(self.settings.seeds)}: mean ± half the range; in "
             "brackets what the generated ones add, seed by seed. *labels*: the share of the real samples of each class "
             "that generator and classifier are told the class of. `labelled` saw no others, `partly` saw the others without "
-            f"their class, and `sieved`{self._sieved(rows)}. Test samples that lie in the training split too are left "
-            f"out ({shared} of them). On {hardware}."
+            f"their class{self._sieved(rows)}. *training*: samples seen. Test samples that lie in the training split too "
+            f"are left out ({shared} of them). On {hardware}."
         )
 
     @staticmethod
     def _sieved(rows: Sequence[Row]) -> str:
-        trials = [trial for row in rows if row.key["generator"] == "sieved" for trial in row.values["trials"]]
-        kept, drawn = (sum(trial[name] for trial in trials) for name in ("synthetic", "drawn"))
-        share = f": {kept / drawn:.0%} are left" if drawn else ""
-        return f" too, but what is likely of another class, as its own network sees it, is left out{share}"
+        sieved = [row for row in rows if row.key["generator"] == "sieved"]
+        if not sieved:
+            return ""
+        kept, drawn = (sum(t[name] for row in sieved for t in row.values["trials"]) for name in ("synthetic", "drawn"))
+        least = sieved[0].config["confidence"]
+        gains = spread_of([row.values["unsieved"] - _value(row, REAL) for row in sieved], "+.3f")
+        return (
+            f", and so did `sieved`, of whose samples those are left out to whose class a classifier gives a probability "
+            f"below {least}, which was told the same classes and sees what the generator's network does: {kept / drawn:.0%} "
+            f"are left (the largest number, with nothing left out, adds {gains})"
+        )
 
     @staticmethod
     def _share(task: Task, generator: str) -> str:
@@ -227,6 +237,20 @@ class Worth(Suite):
         depends = {"train": config, "amounts": list(task.amounts), "steps": steps, "share": task.share}
         depends |= {"confidence": task.confidence} if generator == "sieved" else {}
         return Case({"task": name, "generator": generator, "seed": seed}, depends)
+
+
+def _first(drawn: Samples, sieve: Sieve | None = None) -> Callable[[int, int], Dataset]:
+    """Returns the way to the first so many samples, all of one seed, or to what a sieve leaves of them."""
+    kept = torch.ones(len(drawn.raw), dtype=torch.bool)
+    if sieve is not None:
+        kept = sieve.confidence(sieve.see(drawn.raw), drawn.label) >= sieve.least
+    whole = Dataset(drawn.raw, drawn.label)
+    return lambda seed, amount: only(whole, kept[:amount].nonzero()[:, 0])
+
+
+def _made(rows: Sequence[Row]) -> tuple[str, str]:
+    """Returns what the training and the drawing took."""
+    return f"{rows[0].values['samples']:,}", f"{rows[0].config['steps']}"
 
 
 def _value(row: Row, kind: str) -> float:

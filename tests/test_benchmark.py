@@ -94,6 +94,21 @@ def test_what_was_measured_survives_a_stop(tmp_path: Path, monkeypatch: pytest.M
     assert [name for name, _ in rest.measured] == [name for name in wanted for _ in (0, 1) if name not in before]
 
 
+def test_rows_outlive_options_that_are_younger(tmp_path: Path) -> None:
+    """A row that was measured before a training had an option is that of the option's usual value, and of no other."""
+    key, train = {"task": "a"}, {"name": "a", "train": {"samples": 8}}
+    case, other = (Case(key, {"train": {**train, "train": {"samples": 8, "shard": shard}}}) for shard in (False, True))
+    assert case.hash == Case(key, {"train": train}).hash != other.hash
+    run_suite(suite(), tmp_path, ["flow_matching"], report=silent)
+    record = json.loads((tmp_path / "ground_truth.json").read_text())
+    for row in record["rows"]:
+        row["hash"] = "of another version"
+    (tmp_path / "ground_truth.json").write_text(json.dumps(record))
+    again = Watched(suite())
+    run_suite(again, tmp_path, ["flow_matching"], report=silent)
+    assert not again.measured
+
+
 def test_several_processes_measure_the_same(tmp_path: Path) -> None:
     """Two cases at a time give the numbers that one at a time gives."""
     one, two = (run_suite(suite(), tmp_path / str(workers), ["mean_flow"], workers, silent) for workers in (1, 2))

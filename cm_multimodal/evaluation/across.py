@@ -26,6 +26,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,9 @@ class Across(Suite):
                 place = line * len(groups) + column + 1
                 axes = figure.add_subplot(2, len(groups), place, xscale="log", xlabel=words, ylabel=score)
                 axes.set_title(name)
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.xaxis.set_major_formatter("{x:g}")
+                axes.xaxis.set_minor_formatter(NullFormatter())
                 for method in (MAP, FLOW):
                     chosen = [row.values for row in group if row.key["method"] == method]
                     points = sorted((values[key], values[score]) for values in chosen if values.get(score) is not None)

@@ -29,7 +29,10 @@ from .protocol import commit
 Report = Callable[[str], None]
 Compose = Callable[[str, Sequence[str]], dict[str, Any]]  # (verb, overrides) to a whole configuration
 LARGEST = 1 << 26
-LATER = {"weights": None}  # options of a training that came after rows were measured, and what these had
+LATER = {
+    "weights": None,
+    "train.shard": False,
+}  # options of a training that are younger than rows, and what those had
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,12 @@ class Case:
         return Path(runs) / f"{depends['train']['name']}-{Case({}, depends).hash[:8]}"
 
 
-def _as_before(train: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in train.items() if name not in LATER or value != LATER[name]}
+def _as_before(train: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    return {
+        name: _as_before(value, f"{place}{name}.") if isinstance(value, Mapping) else value
+        for name, value in train.items()
+        if place + name not in LATER or value != LATER[place + name]
+    }
 
 
 @dataclass(frozen=True)
@@ -215,9 +222,13 @@ def _row(suite: Suite, case: Case) -> Row:
 def _read(file: Path) -> dict[str, Row]:
     try:
         rows = [Row(**row) for row in json.loads(read_text(file, LARGEST))["rows"]] if file.exists() else []
-        return {row.hash: row for row in rows}
+        return {row.hash: row for row in map(_of_today, rows)}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"'{file}' does not hold benchmark results: {error}. Remove it to measure anew.") from error
+
+
+def _of_today(row: Row) -> Row:
+    return dataclasses.replace(row, hash=Case(row.key, row.config).hash) if row.config else row
 
 
 def _write(suite: Suite, rows: Sequence[Row], file: Path) -> None:

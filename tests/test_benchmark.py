@@ -224,10 +224,13 @@ def test_wrong_words_get_sentences(
     assert says in capsys.readouterr().err
 
 
-def test_results_that_are_no_results(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text", ["[]", '{"rows": [{"key": {}, "hash": "", "values": {}, "commit": "", "hardware": "", "config": [1]}]}']
+)
+def test_results_that_are_no_results(tmp_path: Path, text: str) -> None:
     """A file in the place of the results is named, and not overwritten."""
-    (tmp_path / "ground_truth.json").write_text("[]")
+    (tmp_path / "ground_truth.json").write_text(text)
     with pytest.raises(DataError, match="does not hold benchmark results"):
         run_suite(suite(), tmp_path, ["flow_matching"])
-    assert (tmp_path / "ground_truth.json").read_text() == "[]"
+    assert (tmp_path / "ground_truth.json").read_text() == text
     assert set(SUITES) == {"ground_truth", "digits", "solvers", "worth", "smoke", "small", "gpu"}

@@ -273,6 +273,8 @@ def test_verify_of_what_is_half_done(bundle: Path, whole: Path, tmp_path: Path, 
         (("confidence=1",), "confidence=1 is not possible"),
         (("confidence=0.5", "data={}"), "needs a classifier"),
         (("perception=true",), "name a probability too"),
+        (("labels.share=0.1",), "name a probability too"),
+        (("confidence=0.5", "labels.share=2"), "labels.share=2 is not possible"),
         (("perception=2",), "perception=2 is not possible"),
     ],
 )  # fmt: skip

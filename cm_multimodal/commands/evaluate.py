@@ -84,6 +84,8 @@ def data_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def labels_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns which classes a run was told, in the place of which others may be said, as of a bundle."""
     given = {key: value for key, value in config["labels"].items() if value is not None}
+    if given and config["confidence"] is None:
+        raise UsageError("labels= says what the classifier of confidence= is told; name a probability too.")
     return {**_group(config, "labels"), **given}
 
 

@@ -29,10 +29,7 @@ from .protocol import commit
 Report = Callable[[str], None]
 Compose = Callable[[str, Sequence[str]], dict[str, Any]]  # (verb, overrides) to a whole configuration
 LARGEST = 1 << 26
-LATER = {
-    "weights": None,
-    "train.shard": False,
-}  # options of a training that are younger than rows, and what those had
+LATER = {"weights": None, "train.shard": False}  # options that are younger than rows, and what their trainings had
 
 
 @dataclass(frozen=True)
@@ -223,7 +220,7 @@ def _read(file: Path) -> dict[str, Row]:
     try:
         rows = [Row(**row) for row in json.loads(read_text(file, LARGEST))["rows"]] if file.exists() else []
         return {row.hash: row for row in map(_of_today, rows)}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"'{file}' does not hold benchmark results: {error}. Remove it to measure anew.") from error
 
 

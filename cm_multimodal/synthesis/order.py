@@ -199,7 +199,7 @@ class Job:
             return None
         known, eyes = self.sieve.known, "the generator's own state" if self.order.perception else "samples"
         return (
-            f"support vectors on {eyes}, told {len(known):,} of {len(self.ground.splits.train):,} classes "
+            f"support vectors on {eyes}, told {len(known):,} of {len(self.ground.splits.train):,} labels "
             f"(checksum {fingerprint(known)[:12]}, scikit-learn {version('scikit-learn')})"
         )
 

@@ -157,8 +157,13 @@ def test_the_suite_from_labels_to_table(cmm: Cmm, tmp_path: Path) -> None:
     assert f"({gain:+.3f})" in table
     assert "| `sieved` | 10 % | 6,400 | 10 |" in table
     unsieved = rows[2]["values"]["unsieved"] - rows[2]["values"]["real, 0"]
-    assert f"nothing left out, adds {unsieved:+.3f}" in table
+    assert f"sees what its own network does; the largest number with nothing left out adds {unsieved:+.3f}" in table
     assert (tmp_path / "results/worth.png").stat().st_size > 1000
     before = (tmp_path / "results/worth.json").read_text()
     assert cmm("benchmark", *words) == 0
     assert (tmp_path / "results/worth.json").read_text() == before
+    assert cmm("benchmark", *words, "settings.tasks.fashion.perception=false") == 0
+    other = json.loads((tmp_path / "results/worth.json").read_text())["rows"][-1]
+    assert other["values"]["unsieved"] == rows[2]["values"]["unsieved"]
+    assert other["values"]["trials"] != rows[2]["values"]["trials"]
+    assert "sees what the judging one does" in (tmp_path / "results/worth.md").read_text()

@@ -5,8 +5,8 @@ For every task, a data set and the share of its labels that are known, up to fou
     labelled   it saw the labelled part alone
     partly     it saw the rest too, without its classes
     sieved     so did this one, of a training that is chosen for it, and of what it drew some is left out: samples whose
-               class, to what its own network sees and by the labelled part, is not likely (`cmm synth confidence=0.5
-               perception=true` does the same to a data set)
+               class is not likely to a classifier that is told the labelled part, and sees what its own network does or
+               what can be seen of them (`cmm synth confidence=0.5 perception=true` does the same to a data set)
     whole      it knew all labels (with the first seed alone)
 
 A small classifier is trained on the real samples alone that a generator was told the classes of, with its samples added, and
@@ -56,6 +56,7 @@ class Task:
         sieved: Options of the generator whose samples are sieved; without any there is none.
         sieved_steps: The network calls of its samples.
         confidence: The least probability of their class.
+        perception: Whether the sieve sees what the generator's network does, or what the judging classifier does.
     """
 
     experiment: str
@@ -67,6 +68,7 @@ class Task:
     sieved: tuple[str, ...] = ()
     sieved_steps: int = 10
     confidence: float = 0.5
+    perception: bool = True
 
     def __post_init__(self) -> None:
         steps = min(self.steps, self.sieved_steps)
@@ -149,7 +151,8 @@ class Worth(Suite):
             "test": len(found.splits.test),
         }
         if known is not None:
-            sieve = Sieve(Perception(model.bundle, model.device), known, task.confidence)
+            view = Perception(model.bundle, model.device) if task.perception else model.bundle.modality.vectors
+            sieve = Sieve(view, known, task.confidence)
             values["unsieved"] = rows[-1].accuracy
             rows = list(judged(_first(drawn, sieve), amounts=task.amounts))
         named = {f"{row.trained_on}, {row.drawn}": row.accuracy for row in rows}
@@ -175,6 +178,7 @@ class Worth(Suite):
                 "",
                 markdown(head, body),
                 "",
+                *self._sieved(known, group),
             ]
         return "\n".join([*parts, self._how(rows)])
 
@@ -204,23 +208,24 @@ class Worth(Suite):
             f"with the number of generated samples; seeds {list(self.settings.seeds)}: mean ± half the range; in "
             "brackets what the generated ones add, seed by seed. *labels*: the share of the real samples of each class "
             "that generator and classifier are told the class of. `labelled` saw no others, `partly` saw the others without "
-            f"their class{self._sieved(rows)}. *training*: samples seen. Test samples that lie in the training split too "
+            "their class, and so did `sieved`. *training*: samples seen. Test samples that lie in the training split too "
             f"are left out ({shared} of them). On {hardware}."
         )
 
     @staticmethod
-    def _sieved(rows: Sequence[Row]) -> str:
+    def _sieved(task: Task, rows: Sequence[Row]) -> list[str]:
         sieved = [row for row in rows if row.key["generator"] == "sieved"]
         if not sieved:
-            return ""
+            return []
+        view = "its own network does" if task.perception else "the judging one does"
         kept, drawn = (sum(t[name] for row in sieved for t in row.values["trials"]) for name in ("synthetic", "drawn"))
-        least = sieved[0].config["confidence"]
         gains = spread_of([row.values["unsieved"] - _value(row, REAL) for row in sieved], "+.3f")
-        return (
-            f", and so did `sieved`, of whose samples those are left out to whose class a classifier gives a probability "
-            f"below {least}, which was told the same classes and sees what the generator's network does: {kept / drawn:.0%} "
-            f"are left (the largest number, with nothing left out, adds {gains})"
+        text = (
+            f"Of what `sieved` drew, {kept / drawn:.0%} are left, to whose class a classifier gives a probability of "
+            f"{task.confidence:g} at least, which was told the same classes and sees what {view}; the largest number with "
+            f"nothing left out adds {gains}."
         )
+        return [text, ""]
 
     @staticmethod
     def _share(task: Task, generator: str) -> str:
@@ -235,7 +240,8 @@ class Worth(Suite):
         config = copy.deepcopy(self.compose(*words))
         steps = task.sieved_steps if generator == "sieved" else task.steps
         depends = {"train": config, "amounts": list(task.amounts), "steps": steps, "share": task.share}
-        depends |= {"confidence": task.confidence} if generator == "sieved" else {}
+        if generator == "sieved":
+            depends |= {"confidence": task.confidence, "perception": task.perception}
         return Case({"task": name, "generator": generator, "seed": seed}, depends)
 
 

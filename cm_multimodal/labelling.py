@@ -72,17 +72,19 @@ class Labelling:
         return only(replace(dataset, label=label), torch.cat([others, known.repeat(times)]))
 
 
-def labelled(label: Tensor, share: float, seed: int = 0) -> Tensor:
+def labelled(label: Tensor, share: float, seed: int = 0, most: int | None = None) -> Tensor:
     """Returns which samples are labelled, in their order.
 
     Arguments:
         label: The classes, with shape (N,).
         share: The share of each class, of which at least one sample is labelled.
         seed: Which they are; of two shares with the same seed, the larger one holds the smaller.
+        most: How many of each class at most, those that come first.
     """
     order = permutation(seed, "labelled", len(label))
     parts = [order[label[order] == value] for value in label.unique()]
-    return torch.cat([part[: max(1, math.ceil(share * len(part) - 1e-9))] for part in parts]).sort().values
+    counts = [max(1, math.ceil(share * len(part) - 1e-9)) for part in parts]
+    return torch.cat([part[:count][:most] for part, count in zip(parts, counts, strict=True)]).sort().values
 
 
 def only(dataset: Dataset, rows: Tensor) -> Dataset:

@@ -12,7 +12,7 @@ from cm_multimodal.generation.perception import Perception, coarse
 from cm_multimodal.generation.sieve import Sieve, told
 from cm_multimodal.judge import Judge
 from cm_multimodal.labelling import Labelling, labelled, only
-from cm_multimodal.modality import TensorSpec
+from cm_multimodal.modality import Dataset, TensorSpec
 from collections.abc import Callable
 from modalities.image.adapter import ImageModality
 from own_files import tree
@@ -69,9 +69,18 @@ def test_a_sieve_is_told_no_more_classes_than_the_generator() -> None:
     assert len(sieve.known) < 0.11 * len(train)
     assert abs(float((own >= 0.5).double().mean()) - Judge(sieve.see, sieve.known).accuracy(test)) < 0.2
     assert float((next_to >= 0.5).double().mean()) < 0.1
-    assert told(train, Labelling(), 0.5) is train
+    assert torch.equal(told(train, Labelling(), 0.5).raw, train.raw)
     with pytest.raises(UsageError, match="5 training samples each whose class is known"):
         told(train, Labelling(share=0.01), 0.5)
+
+
+def test_of_many_classes_a_sieve_is_told_five_thousand_evenly() -> None:
+    """Six fits to all labels of a large set would take hours; of a rare class all are told."""
+    label = torch.tensor([0] * 7_000 + [1] * 20)
+    known = told(Dataset(torch.arange(7_020.0)[:, None], label), Labelling(), 0.5)
+    assert known.label is not None
+    assert known.label.bincount().tolist() == [2_500, 20]
+    assert len(known.raw.unique()) == 2_520
 
 
 def test_a_run_sees_what_it_draws_by_the_classes_it_was_told(

@@ -25,10 +25,11 @@ from ..labelling import Labelling, labelled, only
 from ..modality import Dataset
 
 FOLDS = 5
+MOST = 5_000  # real samples, of all classes together; what six fits take grows with their square
 
 
 def told(train: Dataset, labels: Labelling, least: float) -> Dataset:
-    """Returns the real samples that a sieve is told the classes of.
+    """Returns the real samples that a sieve is told the classes of: at most five thousand, evenly of all classes.
 
     Arguments:
         train: The real training split.
@@ -40,7 +41,8 @@ def told(train: Dataset, labels: Labelling, least: float) -> Dataset:
     """
     if train.label is None:
         raise UsageError(f"confidence={least} needs classes, and these samples have none.")
-    known = train if labels.share == 1 else only(train, labelled(train.label, labels.share, labels.seed))
+    most = max(MOST // max(len(train.label.unique()), 1), FOLDS)
+    known = only(train, labelled(train.label, labels.share, labels.seed, most))
     counts = _names(known).unique(return_counts=True)[1]
     if len(counts) < 2 or int(counts.min()) < FOLDS:
         raise UsageError(

@@ -69,10 +69,25 @@ def test_the_headline_says_what_is_kept_and_saved() -> None:
     flow = [row("flow", n, accuracy=a, seconds=10.0 * n, training_seconds=50.0) for n, a in ((1, 0.2), (50, 0.9))]
     maps = [row("map", n, accuracy=a, seconds=10.0 * n, training_seconds=100.0) for n, a in ((1, 0.72), (2, 0.88))]
     text = known.table([*maps, *flow])
-    assert "| image | accuracy | 80 % | 98 % | - | 50 → 2 | 25.0× | 2.0× |" in text
+    assert (
+        "| image | accuracy | 80 % | 98 % | - | 50 → 2 | 25.0× | 2.0× | 104 |" in text
+    )  # 50 s more, at 480 s of 1,000
     assert "| flow (euler) | 50 |" in text
     poor = row("map", 1, accuracy=0.3, seconds=1.0, training_seconds=100.0)
-    assert "| image | accuracy | 33 % | - | - | - | - | 2.0× |" in known.table([poor, *flow])
+    assert "| image | accuracy | 33 % | - | - | - | - | 2.0× | - |" in known.table([poor, *flow])
+
+
+def test_rows_of_two_machines_are_not_held_against_each_other() -> None:
+    """Each has a table of its own, and no ratio of times is taken between them; what is kept has no clock."""
+    known = suite(image={"experiment": "image/smoke"})
+    times = {"seconds": 10.0, "training_seconds": 50.0}
+    here, there = ({"protocol": {"hardware": f"cpu, a machine, {n} threads"}} for n in (1, 8))
+    rows = [row("map", 1, accuracy=0.9, **times, **here), row("flow", 50, accuracy=0.9, **times, **there)]
+    text = known.table(rows)
+    assert "| image | accuracy | 100 % | - | - | 50 → 1 | - | - | - |" in text
+    assert "**image** (`image/smoke`; cpu, a machine, 1 threads)" in text
+    assert "**image** (`image/smoke`; cpu, a machine, 8 threads)" in text
+    assert "On cpu, a machine, 1 threads; cpu, a machine, 8 threads." in text
 
 
 def test_a_suite_from_training_to_its_page(cmm: Cmm, tmp_path: Path) -> None:
@@ -87,7 +102,9 @@ def test_a_suite_from_training_to_its_page(cmm: Cmm, tmp_path: Path) -> None:
     assert set(found) == {("map", 1), ("map", 2), ("flow", 2), ("real", 0), ("floors", 0)}
     first = found["map", 1]
     assert set(COLUMNS) <= set(first) | {"training_seconds"}
-    assert first["protocol"]["n"] == 60
+    assert first["protocol"]["n"] == found["real", 0]["protocol"]["n"] == found["floors", 0]["protocol"]["n"] == 60
+    assert found["flow", 2]["protocol"]["solver"] == {"name": found["flow", 2]["solver"]}
+    assert not first["protocol"]["solver"]
     assert set(found["floors", 0]["rows"]) == {"mean", "memory"}
     assert found["floors", 0]["rows"]["memory"]["memorised"] > 0.9 > first["memorised"]
     text, web = ((tmp_path / f"results/smoke.{kind}").read_text() for kind in ("md", "html"))

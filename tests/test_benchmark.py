@@ -99,6 +99,8 @@ def test_rows_outlive_options_that_are_younger(tmp_path: Path) -> None:
     key, train = {"task": "a"}, {"name": "a", "train": {"samples": 8}}
     case, other = (Case(key, {"train": {**train, "train": {"samples": 8, "shard": shard}}}) for shard in (False, True))
     assert case.hash == Case(key, {"train": train}).hash != other.hash
+    scored = Case(key, {"train": {**train, "evaluation": {"n": 50}}})
+    assert scored.run("runs") == Case(key, {"train": train}).run("runs") != other.run("runs")
     run_suite(suite(), tmp_path, ["flow_matching"], report=silent)
     record = json.loads((tmp_path / "ground_truth.json").read_text())
     for row in record["rows"]:
@@ -107,6 +109,11 @@ def test_rows_outlive_options_that_are_younger(tmp_path: Path) -> None:
     again = Watched(suite())
     run_suite(again, tmp_path, ["flow_matching"], report=silent)
     assert not again.measured
+    (tmp_path / "ground_truth.json").write_text(json.dumps({**record, "protocol": "of another version"}))
+    run_suite(again, tmp_path, ["flow_matching"], report=silent)
+    assert json.loads((tmp_path / "ground_truth.json").read_text())["protocol"] == json.loads(
+        json.dumps(again.protocol())
+    )
 
 
 def test_several_processes_measure_the_same(tmp_path: Path) -> None:

@@ -118,6 +118,18 @@ def test_features_that_break_a_score_are_a_sentence_or_its_limit(score: object) 
     )
 
 
+def test_copies_are_found_where_real_samples_are_copies_too() -> None:
+    """Where most real test samples lie in the training split, a copy is what has no distance; what is no number is said."""
+    train = points(0, 60, 40)
+    test = torch.cat([train[:50], points(1, 10, 40)])
+    assert memorised(train[5:45], train, test) == 1
+    assert memorised(torch.cat([train[:30], points(2, 10, 40)]), train, test) == 0.75
+    broken = points(3, 20, 40)
+    broken[3, 1] = float("nan")
+    with pytest.raises(DataError, match="not finite"):
+        memorised(broken, train, test)
+
+
 def test_features_with_several_rows_a_sample_are_refused() -> None:
     """What counts samples needs a row each."""
 

@@ -21,7 +21,6 @@ from cm_multimodal.synthesis import making
 from cm_multimodal.synthesis.audit import audit
 from cm_multimodal.synthesis.formats import FORMATS
 from cm_multimodal.synthesis.record import SetFolder
-from cm_multimodal.synthesis.share import Share, find_share
 from collections.abc import Callable
 from modalities.image.adapter import ImageModality
 from own_files import tree, write_model
@@ -158,22 +157,6 @@ def test_shares_make_the_whole(bundle: Path, whole: Path, tmp_path: Path, monkey
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", task)
         assert synth(bundle, out) == 0
     assert tree(out) == tree(whole)
-
-
-def test_where_a_share_comes_from() -> None:
-    """Arrays may begin anywhere and skip numbers; without one, all is this process's."""
-    array = {"COUNT": "4", "MIN": "10", "MAX": "25", "STEP": "5"}
-    tasks = [
-        {f"SLURM_ARRAY_TASK_{key}": value for key, value in {**array, "ID": str(n)}.items()} for n in (10, 15, 20, 25)
-    ]
-    assert [find_share(None, task) for task in tasks] == [Share(rank, 4) for rank in range(4)]
-    assert find_share(None, {}) == Share(0, 1)
-    assert find_share("3/8", tasks[0]) == Share(3, 8)
-    for wrong in ("8/8", "1", "-1/2", "a/b"):
-        with pytest.raises(UsageError, match="is not possible"):
-            find_share(wrong, {})
-    with pytest.raises(UsageError, match="some numbers are left out"):
-        find_share(None, {**tasks[0], "SLURM_ARRAY_TASK_MAX": "40"})
 
 
 def test_verify_finds_what_is_missing_changed_or_truncated(

@@ -10,9 +10,10 @@ For each entry (a modality's experiment) these rows, in the same columns:
     memory   training samples once more: the floors. A memoriser has perfect scores but one, which must show it.
 
 Headline: *quality retained*, the map's score in one, two and four calls over the best of the flow's in any number of calls;
-and by how much faster it draws, in calls and in seconds. Runs that are finished are used again while their configuration is
-the same. A row belongs to a table only while its case, with all that it depends on, is the suite's own; so results of
-different protocols never stand side by side.
+and by how much faster it draws, in calls and in seconds, and after how many samples that has paid for the longer training.
+Runs that are finished are used again while their configuration is the same. A row belongs to a table only while its case,
+with all that it depends on, is the suite's own, and rows of another device, processor or number of threads have a table of
+their own; so results of different protocols never stand side by side.
 """
 
 __all__ = ["Across", "Entry", "Settings"]
@@ -141,10 +142,10 @@ class Across(Suite):
         if method in (MAP, FLOW):
             found = self._scores(model, ground, method, count)
             how = {"solver": found[0].method, "calls": found[0].calls}
-            return {**_values(found), **trained, **how, **_protocol(model, ground, case)}
+            return {**_values(found), **trained, **how, **_protocol(model, ground, case, found[0].method)}
         parameters = sum(weight.numel() for weight in model.bundle.flow_map.parameters())
         rows = [real_row(ground)] if method == REAL else baselines(ground, parameters)
-        return {"rows": {row.method: _values([row]) for row in rows}}
+        return {"rows": {row.method: _values([row]) for row in rows}, **_protocol(model, ground, case)}
 
     def _scores(self, model: Model, ground: Reference, method: str, count: int) -> list[Score]:
         """Returns a row for each seed: of the map, or of the solver with which flow matching comes nearest."""
@@ -173,15 +174,20 @@ class Across(Suite):
     def table(self, rows: Sequence[Row]) -> str:
         parts = [self._headline(rows), ""]
         for (name,), group in grouped(rows, "entry").items():
-            entry = self.entries[name]
-            head = ["method", "calls", *(word for word in self._columns(group))]
-            body = [
-                [label, calls, *(_cell(values, word) for word in self._columns(group))]
-                for label, calls, values in _lines(group)
-            ]
-            title = f"**{name}** (`{entry.experiment}`{f'; {entry.remark}' if entry.remark else ''})"
-            parts += [title, "", markdown(head, body, 1), ""]
+            places = sorted({_where(row) for row in group})
+            for place in places:
+                here = [row for row in group if _where(row) == place]
+                parts += [self._title(name, place if len(places) > 1 else ""), "", self._part(here), ""]
         return "\n".join([*parts, self._how(rows)])
+
+    def _title(self, name: str, place: str) -> str:
+        entry = self.entries[name]
+        return f"**{name}** ({'; '.join(filter(None, (f'`{entry.experiment}`', entry.remark, place)))})"
+
+    def _part(self, rows: Sequence[Row]) -> str:
+        columns = self._columns(rows)
+        body = [[label, calls, *(_cell(values, word) for word in columns)] for label, calls, values in _lines(rows)]
+        return markdown(["method", "calls", *columns], body, 1)
 
     def plot(self, rows: Sequence[Row]) -> Figure:
         groups = grouped(rows, "entry")
@@ -221,6 +227,7 @@ class Across(Suite):
             "calls saved",
             "faster",
             "training",
+            "pays after",
         ]
         body = [line for (name,), group in grouped(rows, "entry").items() if (line := self._saved(name, group))]
         return markdown(head, body, 2)
@@ -238,17 +245,19 @@ class Across(Suite):
         good = [values for values in maps if kept.get(values["calls"], 0) >= ENOUGH]
         enough = min(good, key=lambda values: values["calls"], default=None)
         if enough is None:
-            return [name, score, *shares, "-", "-", _times(maps[0], best, "training_seconds")]
+            return [name, score, *shares, "-", "-", _times(maps[0], best, "training_seconds"), "-"]
         saved = f"{best['calls']} → {enough['calls']}"
-        return [name, score, *shares, saved, _times(best, enough, "seconds"), _times(maps[0], best, "training_seconds")]
+        faster, training = _times(best, enough, "seconds"), _times(enough, best, "training_seconds")
+        return [name, score, *shares, saved, faster, training, _pays(enough, best)]
 
     def _how(self, rows: Sequence[Row]) -> str:
-        hardware = ", ".join(sorted({row.hardware for row in rows}))
+        hardware = "; ".join(sorted({_where(row) for row in rows}))
         return (
             "*kept*: the map's score over the best of flow matching's in any number of calls. *calls saved*, *faster*: from "
             "those of that best one to the fewest of the map's that keep 95 % of its score, and the ratio of their seconds. "
-            "*training*: the seconds of the map's training over those of flow matching's, for as many samples. That goes "
-            f"by the best of {', '.join(self.settings.solvers)} that can do with so few. Seconds and CPU seconds are for "
+            "*training*: the seconds of the map's training over those of flow matching's, for as many samples; *pays "
+            "after*: how many samples have to be drawn until the longer training is paid for. Flow matching's solver "
+            f"is the best of {', '.join(self.settings.solvers)} that can do with so few. Seconds and CPU seconds are for "
             "1,000 samples, memory in MiB. Distances are on the features of each experiment, and compare within one table "
             f"only. Sampling seeds {list(self.settings.seeds)}. On {hardware}."
         )
@@ -272,8 +281,9 @@ def _values(rows: Sequence[Score]) -> dict[str, Any]:
     return {name: statistics.fmean(each[name] for each in scores) for name in names}
 
 
-def _protocol(model: Model, ground: Reference, case: Case) -> dict[str, Any]:
-    how = {"guidance": 1.0, "interval": None, "solver": {"name": "euler"}, "sampler": None, "gamma": None, "grid": None}
+def _protocol(model: Model, ground: Reference, case: Case, method: str = "") -> dict[str, Any]:
+    solver = {"name": method} if case.key["method"] == FLOW else {}
+    how = {"guidance": 1.0, "interval": None, "solver": solver, "sampler": None, "gamma": None, "grid": None}
     return {
         "protocol": Protocol.of(model.bundle, ground, case.config["train"]["data"], str(model.device), how).to_dict()
     }
@@ -296,6 +306,25 @@ def _cell(values: Mapping[str, Any], word: str) -> str:
     return f"{value:,.{COLUMNS.get(word, 3)}f}" if isinstance(value, float) and math.isfinite(value) else "-"
 
 
+def _where(row: Row) -> str:
+    return str(row.values.get("protocol", {}).get("hardware", row.hardware))
+
+
+def _same_place(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    here, there = (values.get("protocol", {}).get("hardware") for values in (one, other))
+    return bool(here == there)
+
+
 def _times(above: Mapping[str, Any], below: Mapping[str, Any], word: str) -> str:
     over, under = above.get(word), below.get(word)
-    return f"{over / under:.1f}×" if over and under else "-"
+    return f"{over / under:.1f}×" if over and under and _same_place(above, below) else "-"
+
+
+def _pays(few: Mapping[str, Any], many: Mapping[str, Any]) -> str:
+    """Returns after how many samples fewer calls have paid for the longer training."""
+    if not all(values.get(word) for values in (few, many) for word in ("seconds", "training_seconds")):
+        return "-"
+    longer, saved = few["training_seconds"] - many["training_seconds"], many["seconds"] - few["seconds"]
+    if saved <= 0 or not _same_place(few, many):
+        return "-"
+    return f"{max(longer, 0) / saved * 1000:,.0f}"

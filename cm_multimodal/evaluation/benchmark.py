@@ -59,6 +59,7 @@ class Case:
             parts: What the training depends on beside `config["train"]`, by its names in `config`.
         """
         depends = {part: self.config[part] for part in ("train", *parts)}
+        depends["train"] = {key: value for key, value in depends["train"].items() if key != "evaluation"}
         return Path(runs) / f"{depends['train']['name']}-{Case({}, depends).hash[:8]}"
 
 
@@ -168,6 +169,7 @@ def run_suite(
     known = _complete(suite, _chosen(suite, more, only), file, workers, report)
     rows = _found([*first, *more], known)
     table, figure = suite.table(rows), suite.plot(rows)
+    _write(suite, list(known.values()), file)
     write_text(out / f"{suite.name}.md", table + "\n")
     figure.savefig(out / f"{suite.name}.png", dpi=120)
     write_text(out / f"{suite.name}.html", page(f"cmm benchmark suite={suite.name}", table, figure))

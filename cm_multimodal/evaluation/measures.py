@@ -17,7 +17,8 @@ References:
 """
 
 __all__ = [
-    "MEASURES", "NEAR", "Drawn", "Nearest", "check_names", "diversity", "kernel_distance", "measure", "memorised", "nearest",
+    "MEASURES", "NEAR", "Drawn", "Nearest", "check_names", "diversity", "kernel_distance", "measure", "memorised", "near",
+    "nearest",
 ]  # fmt: skip
 
 import math
@@ -84,8 +85,19 @@ def diversity(features: Tensor, label: Tensor | None) -> float:
 
 
 def memorised(x: Tensor, train: Tensor, test: Tensor) -> float:
-    """Returns the share of vectors, with shape (N, D), that lie nearer to one of `train` than half the median of `test`."""
-    return float((nearest(x, train).values < NEAR * nearest(test, train).values.median()).double().mean())
+    """Returns the share of vectors, with shape (N, D), that lie nearer to one of `train` than half the median of `test`.
+
+    Raises:
+        DataError: There are values that are not finite.
+    """
+    if not all(torch.isfinite(part).all() for part in (x, train, test)):
+        raise DataError("The features hold values that are not finite: no share of copies can be given.")
+    return float(near(nearest(x, train).values, float(nearest(test, train).values.median())).double().mean())
+
+
+def near(distances: Tensor, usual: float) -> Tensor:
+    """Says which of some distances to training samples are those of copies, by the usual one of real test samples."""
+    return distances < NEAR * usual if usual else distances == 0
 
 
 @dataclass(frozen=True)
@@ -104,13 +116,15 @@ def nearest(points: Tensor, others: Tensor, other: bool = False) -> Nearest:
         others: What they are held against.
         other: Whether both are the same points, of which none is its own neighbour.
     """
-    parts = []
+    parts: list[Nearest] = []
     for index, part in enumerate(points.split(CHUNK)):
         distances = torch.cdist(part, others)
         if other:
             rows = torch.arange(len(part))
             distances[rows, index * CHUNK + rows] = math.inf
-        parts.append(distances.min(dim=1))
+        least, which = distances.min(dim=1)
+        exact = torch.linalg.vector_norm(part - others[which], dim=1)  # 0 of copies, which cdist does not always say
+        parts.append(Nearest(torch.where(least.isinf(), least, exact), which))
     return Nearest(torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts]))
 
 

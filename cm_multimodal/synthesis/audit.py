@@ -12,7 +12,7 @@ import torch
 from dataclasses import dataclass
 from torch import Tensor
 
-from ..evaluation.measures import NEAR, nearest
+from ..evaluation.measures import near, nearest
 from ..evaluation.reference import Reference
 from ..modality import Dataset
 
@@ -65,7 +65,7 @@ def audit(ground: Reference, raw: Tensor, ids: Tensor) -> Audit:
         [(int(ids[i]), int(found.indices[i]), round(float(found.values[i]) / usual, 4)) for i in order] if usual else []
     )
     among = nearest(x, x, other=True).values
-    copied, real_copied, repeated = (_share(values < NEAR * usual) for values in (found.values, real, among))
+    copied, real_copied, repeated = (_share(near(values, usual)) for values in (found.values, real, among))
     return Audit(len(x), copied, real_copied, repeated, round(usual, 6), tuple(rows))
 
 

@@ -29,6 +29,7 @@ from ..errors import UsageError, nearest
 from ..files import sync, write_tensors
 from ..generation.sampling import Samples, draw, map_of
 from ..machine import free_cores
+from ..training.world import find_world
 from ..workers import Workers, pool, ray_pool
 from .audit import audited
 from .finish import finish
@@ -38,12 +39,13 @@ from .share import Share
 
 LAUNCHERS = ("local", "ray")
 WRITERS = 4
+EVERY = 2.0  # seconds between two reports
 VOID, DOUBTFUL = "empty", "doubtful"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a set is, counted in samples of all shards that this process is to make; and how long the rest will take."""
+    """How far a set is, counted in drawn samples of all shards of this process; and how long the rest will take."""
 
     done: int
     total: int
@@ -90,11 +92,13 @@ def _synthesize(
     counts = {number: min(job.shard, job.plan.n - number * job.shard) for number in mine}
     total, begin = sum(counts.values()), time.monotonic()
     before = total - sum(counts[number] for number in missing)
-    done = before
+    done, said = before, begin
     made = _alone(job, folder, missing, batch) if lent is None else _together(job.order, folder, missing, batch, lent)
-    for number in made:
-        done += counts[number]
-        pace = (done - before) / max(time.monotonic() - begin, 1e-9)
+    for samples in made:
+        done, now = done + samples, time.monotonic()
+        if done < total and now - said < EVERY:
+            continue
+        said, pace = now, (done - before) / max(now - begin, 1e-9)
         yield Progress(done, total, pace, (total - done) / pace)
     if all(folder.shard(number) for number in range(job.shards)):
         with folder.held("finish", wait=True):
@@ -114,7 +118,10 @@ def _workers(
                 f"processes={processes} is not possible with launcher=ray: its cluster decides how many there are."
             )
         return ray_pool(threads, gpu)
-    count = min(processes or (1 if gpu else free_cores() // threads), shards)
+    cores = min(
+        free_cores(), (os.cpu_count() or 1) // find_world().local_size
+    )  # srun binds its tasks, torchrun does not
+    count = min(processes or (1 if gpu else cores // threads), shards)
     return pool(count, threads) if count > 1 else None
 
 
@@ -135,15 +142,18 @@ def _opened(order: str) -> Job:
 
 
 def _one(number: int, order: str, folder: Path, batch: int, here: Path) -> int:
-    """Makes one shard, in a process that keeps the model for the next, and for which relative paths mean the same."""
+    """Makes one shard, in a process that keeps the model for the next, and returns how many samples were drawn for it.
+
+    Relative paths mean there what they mean here.
+    """
     os.chdir(here)
     job = _opened(order)
     SetFolder(folder).claim(job.words)
-    return next(_alone(job, SetFolder(folder), [number], batch))
+    return sum(_alone(job, SetFolder(folder), [number], batch))
 
 
 def _alone(job: Job, folder: SetFolder, shards: Sequence[int], batch: int) -> Iterator[int]:
-    """Makes shards, one after the other; yields their numbers as they are finished."""
+    """Makes shards, one after the other; yields how many samples were drawn, chunk by chunk."""
     flow_map = map_of(job.model.bundle, job.plan, job.model.device)
     if job.sieve is not None:
         _ = job.sieve.fitted  # the network is asked by this thread alone
@@ -159,12 +169,13 @@ def _alone(job: Job, folder: SetFolder, shards: Sequence[int], batch: int) -> It
                 parts.append(writers.submit(_encode, job, samples, looked, folder))
                 under_way.append(parts[-1])
                 _wait(under_way, batch)
+                yield len(samples.raw)
             closing.append(writers.submit(_close, job, number, parts, folder))
             _wait(deque(closing), batch)
             while closing and closing[0].done():
-                yield closing.popleft().result()
+                closing.popleft().result()
         while closing:
-            yield closing.popleft().result()
+            closing.popleft().result()
 
 
 def _wait(under_way: deque[Future[Any]], batch: int) -> None:

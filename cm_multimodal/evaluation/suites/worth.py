@@ -241,7 +241,9 @@ class Worth(Suite):
         steps = task.sieved_steps if generator == "sieved" else task.steps
         depends = {"train": config, "amounts": list(task.amounts), "steps": steps, "share": task.share}
         if generator == "sieved":
-            depends |= {"confidence": task.confidence, "perception": task.perception}
+            depends["confidence"] = task.confidence
+        if generator == "sieved" and not task.perception:
+            depends["perception"] = False
         return Case({"task": name, "generator": generator, "seed": seed}, depends)
 
 

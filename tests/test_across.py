@@ -11,6 +11,7 @@ import torch
 from cm_multimodal.build import build_objective
 from cm_multimodal.config import compose, suite_settings
 from cm_multimodal.errors import UsageError
+from cm_multimodal.evaluation import protocol
 from cm_multimodal.evaluation.across import COLUMNS, Across, Settings
 from cm_multimodal.evaluation.benchmark import Row
 from cm_multimodal.evaluation.page import page
@@ -70,7 +71,7 @@ def test_the_headline_says_what_is_kept_and_saved() -> None:
     maps = [row("map", n, accuracy=a, seconds=10.0 * n, training_seconds=100.0) for n, a in ((1, 0.72), (2, 0.88))]
     text = known.table([*maps, *flow])
     assert (
-        "| image | accuracy | 80 % | 98 % | - | 50 → 2 | 25.0× | 2.0× | 104 |" in text
+        "| image | accuracy | 80 % | 98 % | - | 50 → 2 | 25.0× | 2.0× | 100 |" in text
     )  # 50 s more, at 480 s of 1,000
     assert "| flow (euler) | 50 |" in text
     poor = row("map", 1, accuracy=0.3, seconds=1.0, training_seconds=100.0)
@@ -80,14 +81,23 @@ def test_the_headline_says_what_is_kept_and_saved() -> None:
 def test_rows_of_two_machines_are_not_held_against_each_other() -> None:
     """Each has a table of its own, and no ratio of times is taken between them; what is kept has no clock."""
     known = suite(image={"experiment": "image/smoke"})
-    times = {"seconds": 10.0, "training_seconds": 50.0}
+    times = {"seconds": 10.0, "training_seconds": 50.0, "trained_on": "a machine"}
     here, there = ({"protocol": {"hardware": f"cpu, a machine, {n} threads"}} for n in (1, 8))
     rows = [row("map", 1, accuracy=0.9, **times, **here), row("flow", 50, accuracy=0.9, **times, **there)]
     text = known.table(rows)
-    assert "| image | accuracy | 100 % | - | - | 50 → 1 | - | - | - |" in text
+    assert "| image | accuracy | 100 % | - | - | 50 → 1 | - | 1.0× | - |" in text
     assert "**image** (`image/smoke`; cpu, a machine, 1 threads)" in text
     assert "**image** (`image/smoke`; cpu, a machine, 8 threads)" in text
     assert "On cpu, a machine, 1 threads; cpu, a machine, 8 threads." in text
+
+
+def test_two_kinds_of_gpu_are_two_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU is called by its name, and a processor by its own alone."""
+    for name in ("H100", "A100"):
+        facts = {"gpus": [name], "processor": "a processor", "threads": 2}
+        monkeypatch.setattr(protocol, "describe_machine", lambda facts=facts: facts)
+        assert protocol.where("cuda:0") == f"cuda:0, {name}, a processor, 2 threads"
+    assert protocol.where("cpu") == "cpu, a processor, 2 threads"
 
 
 def test_a_suite_from_training_to_its_page(cmm: Cmm, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from cm_multimodal.errors import UsageError
 from cm_multimodal.synthesis import making
 from cm_multimodal.synthesis.share import Share, find_share
+from cm_multimodal.training import world
 from types import SimpleNamespace
 
 
@@ -14,14 +15,18 @@ def test_processes_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatc
     """Four that torchrun started take two of eight cores each; where only one is theirs, there is nothing to share."""
     counts: list[int] = []
     monkeypatch.setattr(making, "pool", lambda count, threads: counts.append(count))
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
     job = SimpleNamespace(order=SimpleNamespace(threads=None), model=SimpleNamespace(device=torch.device("cpu")))
     for free, local in ((8, "1"), (8, "4"), (1, "4")):
-        monkeypatch.setattr(making, "free_cores", lambda free=free: free)
+        monkeypatch.setattr(world, "free_cores", lambda free=free: free)
         for name, value in {"WORLD_SIZE": "4", "RANK": "0", "LOCAL_WORLD_SIZE": local}.items():
             monkeypatch.setenv(name, value)
         making._workers(job, None, 100, "local")  # type: ignore[arg-type]
     assert counts == [8, 2]
+    there = {"address": "tcp://there:15000", "size": 4}
+    assert [world.World(**there, local_size=local).cores() for local in (1, 4, 128)] == [1, 1, 1]
+    monkeypatch.setattr(world, "free_cores", lambda: 16)
+    assert [world.World(**there, local_size=local).cores() for local in (1, 4, 8)] == [16, 16, 8]
 
 
 def test_where_a_share_comes_from() -> None:

@@ -17,11 +17,14 @@ from cm_multimodal.errors import UsageError
 from cm_multimodal.evaluation.reference import reference
 from cm_multimodal.generation.labels import labels_of, labels_wanted
 from cm_multimodal.generation.sampling import Samples, collect, make_plan
+from cm_multimodal.modality import Splits
 from cm_multimodal.synthesis import making
 from cm_multimodal.synthesis.audit import audit
+from cm_multimodal.synthesis.card import _copies
 from cm_multimodal.synthesis.formats import FORMATS
 from cm_multimodal.synthesis.record import SetFolder
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from modalities.image.adapter import ImageModality
 from own_files import tree, write_model
 from pathlib import Path
@@ -342,6 +345,10 @@ def test_a_memoriser_is_found(bundle: Path) -> None:
     assert found.memorised_real < 0.05
     noise = torch.randint(0, 256, again.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     assert audit(ground, noise, torch.arange(60)).memorised == 0
+    inside = replace(ground, splits=Splits(train, train))
+    found = audit(inside, torch.cat([again[:30], noise[:30]]), torch.arange(60))
+    assert (found.usual, found.memorised, found.memorised_real, found.duplicates) == (0, 0.5, 1, 0)
+    assert "50.00% lie on a training sample" in _copies(asdict(found))
 
 
 def test_the_report_shows_the_nearest(whole: Path) -> None:

@@ -34,7 +34,7 @@ from typing import Any
 from ..build import build_part
 from ..errors import UsageError
 from ..model import Model
-from ..training.records import training_seconds
+from ..training.records import RunRecord, training_seconds
 from ..training.run import train
 from ..training.settings import read_settings
 from .benchmark import Case, Compose, Row, Suite
@@ -138,7 +138,8 @@ class Across(Suite):
     def measure(self, case: Case) -> dict[str, Any]:
         name, method, count = case.key["entry"], case.key["method"], case.key["calls"]
         model, ground = Model.load(self._trained(case)), self._ground(name)
-        trained = {"training_seconds": training_seconds(case.run(self.settings.runs))}
+        run = case.run(self.settings.runs)
+        trained = {"training_seconds": training_seconds(run), "trained_on": _trained_on(run)}
         if method in (MAP, FLOW):
             found = self._scores(model, ground, method, count)
             how = {"solver": found[0].method, "calls": found[0].calls}
@@ -203,11 +204,12 @@ class Across(Suite):
                 axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axes.xaxis.set_major_formatter("{x:g}")
                 axes.xaxis.set_minor_formatter(NullFormatter())
-                for method in (MAP, FLOW):
-                    chosen = [row.values for row in group if row.key["method"] == method]
+                for (method, where), chosen in _curves(group, key).items():
                     points = sorted((values[key], values[score]) for values in chosen if values.get(score) is not None)
                     if points:
-                        axes.plot(*zip(*points, strict=True), marker="o", label=method)
+                        axes.plot(
+                            *zip(*points, strict=True), marker="o", label=", ".join(filter(None, (method, where)))
+                        )
                 for label, _, values in _lines(group):
                     if label == REAL and values.get(score) is not None:
                         axes.axhline(values[score], color="grey", label=REAL)
@@ -310,21 +312,37 @@ def _where(row: Row) -> str:
     return str(row.values.get("protocol", {}).get("hardware", row.hardware))
 
 
-def _same_place(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _trained_on(run: Path) -> str:
+    machine = RunRecord(run).machine()
+    return ", ".join([*machine.get("gpus", []), str(machine.get("processor")), f"{machine.get('threads')} threads"])
+
+
+def _curves(rows: Sequence[Row], key: str) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    """Returns the values of map and flow; those by the clock apart, where they are of several machines."""
+    apart = key == "seconds" and len({_where(row) for row in rows}) > 1
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row.key["method"] in (MAP, FLOW):
+            found.setdefault((row.key["method"], _where(row) if apart else ""), []).append(row.values)
+    return found
+
+
+def _same_place(one: Mapping[str, Any], other: Mapping[str, Any], word: str) -> bool:
+    if word == "training_seconds":
+        return bool(one.get("trained_on") == other.get("trained_on"))
     here, there = (values.get("protocol", {}).get("hardware") for values in (one, other))
     return bool(here == there)
 
 
 def _times(above: Mapping[str, Any], below: Mapping[str, Any], word: str) -> str:
     over, under = above.get(word), below.get(word)
-    return f"{over / under:.1f}×" if over and under and _same_place(above, below) else "-"
+    return f"{over / under:.1f}×" if over and under and _same_place(above, below, word) else "-"
 
 
 def _pays(few: Mapping[str, Any], many: Mapping[str, Any]) -> str:
-    """Returns after how many samples fewer calls have paid for the longer training."""
-    if not all(values.get(word) for values in (few, many) for word in ("seconds", "training_seconds")):
+    """Returns after how many samples fewer calls have paid for the longer training, to two digits."""
+    words = ("seconds", "training_seconds")
+    if not all(few.get(word) and many.get(word) and _same_place(few, many, word) for word in words):
         return "-"
     longer, saved = few["training_seconds"] - many["training_seconds"], many["seconds"] - few["seconds"]
-    if saved <= 0 or not _same_place(few, many):
-        return "-"
-    return f"{max(longer, 0) / saved * 1000:,.0f}"
+    return f"{float(f'{max(longer, 0) / saved * 1000:.2g}'):,.0f}" if saved > 0 else "-"

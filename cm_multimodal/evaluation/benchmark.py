@@ -169,7 +169,7 @@ def run_suite(
     known = _complete(suite, _chosen(suite, more, only), file, workers, report)
     rows = _found([*first, *more], known)
     table, figure = suite.table(rows), suite.plot(rows)
-    _write(suite, list(known.values()), file)
+    _write(suite, list(_read(file).values()), file)
     write_text(out / f"{suite.name}.md", table + "\n")
     figure.savefig(out / f"{suite.name}.png", dpi=120)
     write_text(out / f"{suite.name}.html", page(f"cmm benchmark suite={suite.name}", table, figure))

@@ -87,11 +87,11 @@ def diversity(features: Tensor, label: Tensor | None) -> float:
 def memorised(x: Tensor, train: Tensor, test: Tensor) -> float:
     """Returns the share of vectors, with shape (N, D), that lie nearer to one of `train` than half the median of `test`.
 
+    Where that is nothing, most of `test` being in `train` too, those count that are equal to one of `train`.
+
     Raises:
         DataError: There are values that are not finite.
     """
-    if not all(torch.isfinite(part).all() for part in (x, train, test)):
-        raise DataError("The features hold values that are not finite: no share of copies can be given.")
     return float(near(nearest(x, train).values, float(nearest(test, train).values.median())).double().mean())
 
 
@@ -115,7 +115,12 @@ def nearest(points: Tensor, others: Tensor, other: bool = False) -> Nearest:
         points: The points.
         others: What they are held against.
         other: Whether both are the same points, of which none is its own neighbour.
+
+    Raises:
+        DataError: There are values that are not finite.
     """
+    if not (torch.isfinite(points).all() and torch.isfinite(others).all()):
+        raise DataError("The features hold values that are not finite: no neighbours and no copies can be found.")
     parts: list[Nearest] = []
     for index, part in enumerate(points.split(CHUNK)):
         distances = torch.cdist(part, others)

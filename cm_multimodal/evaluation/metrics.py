@@ -178,7 +178,7 @@ class MemorisedShare(_OfFeatures):
         """Returns the share.
 
         Raises:
-            DataError: Training, test or generated samples are missing.
+            DataError: Training, test or generated samples are missing, or features are not finite.
         """
         train, generated = self._sets()
         if not self.held:

@@ -98,7 +98,7 @@ class Protocol:
             gamma=how["gamma"] if how["sampler"] == "gamma" else None,
             grid=how["grid"] if how["grid"] is None or isinstance(how["grid"], str) else tuple(how["grid"]),
             decoder=how.get("decoder"),
-            hardware=f"{device}, {facts['processor']}, {facts['threads']} threads",
+            hardware=where(device),
             versions=f"Python {facts['python']}, torch {facts['torch']}",
             commit=commit(),
         )
@@ -111,6 +111,13 @@ class Protocol:
     def to_dict(self) -> dict[str, Any]:
         """Returns the record as plain data."""
         return {**dataclasses.asdict(self), "warnings": self.warnings()}
+
+
+def where(device: str) -> str:
+    """Returns the device, the GPU's name if it is one, the processor and the number of threads, in words."""
+    facts = describe_machine()
+    names = facts["gpus"][:1] if device.startswith("cuda") else []
+    return ", ".join([device, *names, facts["processor"], f"{facts['threads']} threads"])
 
 
 def commit() -> str:

@@ -2,7 +2,8 @@ r"""Looking through a synthetic data set for copies: of training samples, and of
 
 Distances are those of what the judge sees. Usual is the median distance of a real test sample to its nearest training
 sample; a generated one that lies nearer than half of it to a training sample counts as memorised, and nearer than that to
-another generated one as a duplicate. At most 2,000 samples are looked at, taken evenly.
+another generated one as a duplicate; where the usual distance is nothing, only what is equal does. At most 2,000 samples are
+looked at, taken evenly.
 """
 
 __all__ = ["MOST", "Audit", "audit", "audited"]
@@ -31,7 +32,7 @@ class Audit:
         duplicates: The share that are near-copies of others of the set.
         usual: The usual distance.
         closest: The samples nearest to training samples: their number, that of the training sample, and the distance as a
-            share of the usual one.
+            share of the usual one, if that is not nothing.
     """
 
     looked_at: int
@@ -61,9 +62,7 @@ def audit(ground: Reference, raw: Tensor, ids: Tensor) -> Audit:
     usual = float(real.median())
     found = nearest(x, train)
     order = found.values.argsort()[:SHOWN]
-    rows = (
-        [(int(ids[i]), int(found.indices[i]), round(float(found.values[i]) / usual, 4)) for i in order] if usual else []
-    )
+    rows = [(int(ids[i]), int(found.indices[i]), round(float(found.values[i]) / (usual or 1), 4)) for i in order]
     among = nearest(x, x, other=True).values
     copied, real_copied, repeated = (_share(near(values, usual)) for values in (found.values, real, among))
     return Audit(len(x), copied, real_copied, repeated, round(usual, 6), tuple(rows))

@@ -88,8 +88,11 @@ def _classes(classes: Mapping[str, int]) -> str:
 def _copies(copies: Mapping[str, Any] | None) -> str:
     if copies is None:
         return "Not looked for: the training data were not at hand, or `report=false` was asked for."
+    near = "nearer to a training sample than half of what is usual for a real test sample"
+    if not copies["usual"]:
+        near = "on a training sample, as most real test samples do"
     return (
-        f"Of {copies['looked_at']:,} samples, taken evenly, {copies['memorised']:.2%} lie nearer to a training sample than "
-        f"half of what is usual for a real test sample (of which {copies['memorised_real']:.2%} do), and "
-        f"{copies['duplicates']:.2%} as near to another sample of this set. The nearest pairs: `report/`."
+        f"Of {copies['looked_at']:,} samples, taken evenly, {copies['memorised']:.2%} lie {near} (of which "
+        f"{copies['memorised_real']:.2%} do), and {copies['duplicates']:.2%} as near to another sample of this set. The "
+        "nearest pairs: `report/`."
     )

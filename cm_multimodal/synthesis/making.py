@@ -28,7 +28,6 @@ from .. import signals
 from ..errors import UsageError, nearest
 from ..files import sync, write_tensors
 from ..generation.sampling import Samples, draw, map_of
-from ..machine import free_cores
 from ..training.world import find_world
 from ..workers import Workers, pool, ray_pool
 from .audit import audited
@@ -118,10 +117,7 @@ def _workers(
                 f"processes={processes} is not possible with launcher=ray: its cluster decides how many there are."
             )
         return ray_pool(threads, gpu)
-    cores = min(
-        free_cores(), (os.cpu_count() or 1) // find_world().local_size
-    )  # srun binds its tasks, torchrun does not
-    count = min(processes or (1 if gpu else cores // threads), shards)
+    count = min(processes or (1 if gpu else find_world().cores() // threads), shards)
     return pool(count, threads) if count > 1 else None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..bundle import read_card
 from ..errors import DataError, UsageError
-from ..machine import describe_machine, free_cores, set_threads
+from ..machine import describe_machine, set_threads
 from .checkpoints import PLACES, Checkpoint, check, latest, load_state, place, set_aside
 from .data import fingerprint
 from .module import TrainingModule
@@ -57,7 +57,7 @@ def anew(record: RunRecord, config: Mapping[str, Any]) -> bool:
 
 def set_threads_of(record: RunRecord, settings: TrainSettings, world: World, report: Report) -> int:
     """Sets and returns the number of CPU threads: as asked, as the run began with, or this process's share."""
-    share = max(free_cores() // world.local_size, 1)
+    share = world.cores()
     before = record.threads() if record.exists() else None
     usual = before if before is not None and record.machine().get("processes", 1) == world.size else share
     threads = set_threads(settings.threads or min(usual, share))

@@ -21,6 +21,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from torch import Tensor
 
 from ..errors import UsageError, UserError
+from ..machine import free_cores
 
 MEETING = datetime.timedelta(minutes=10)  # until all processes are there
 PATIENCE = datetime.timedelta(hours=2)  # while one process writes or draws and the others wait
@@ -78,6 +79,16 @@ class World:
         if self.local_rank >= count > 1:
             raise UsageError(f"{self.local_size} processes cannot share {count} GPUs; start as many as there are GPUs.")
         return torch.device("cuda", self.local_rank if count > 1 else 0)
+
+    def cores(self) -> int:
+        """Returns how many cores this process has for itself, at least one.
+
+        What torchrun starts on one machine shares the cores that each of them may use; srun mostly gives each its own.
+        """
+        free = free_cores()
+        if self.address == World.address:
+            return max(free // self.local_size, 1)
+        return max(min(free, (os.cpu_count() or 1) // self.local_size), 1)
 
     def rows(self, batch: int) -> slice:
         """Returns which rows of a global batch are this process's."""
